@@ -1,0 +1,160 @@
+"""The decoder P(x | z_i, y) at 64 px (paper section 2.1): a UNet conditioned on a CLIP image embedding and a caption.
+
+z_i enters twice: projected and added to the timestep embedding, and projected into four context tokens that stand beside
+the projected caption tokens. In training z_i is replaced by a learned null 10% of the time and the caption 50%.
+
+Letters: B pictures, C = 3 colours, H x W pixels, D embedding width, L caption tokens, W their width, K image tokens,
+X the UNet's context width. Pictures lie in [-1, 1]; z_i is CLIP's image embedding, float32.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unclip_core.clip import TextFeatures
+from unclip_core.denoiser import Denoise, guided_batch, make_denoiser
+from unclip_core.objective import diffusion_loss
+from unclip_core.schedule import NoiseSchedule
+from unclip_core.unet import UNet, UNetConfig
+
+DROP_IMAGE, DROP_TEXT = 0.1, 0.5  # paper section 2.1
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """embed_dim D and text_width W are CLIP's; unet.context_width X must be set."""
+
+    unet: UNetConfig
+    embed_dim: int
+    text_width: int
+    image_tokens: int = 4
+    schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule("cosine"))
+    predicts: str = "v"
+    image_size: int = 64
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        context_width = config.unet.context_width
+        if context_width is None:
+            raise ValueError("the decoder's UNet needs a context width")
+        self.config = config
+        self.unet = UNet(config.unet)
+        self.image_to_time = nn.Linear(config.embed_dim, config.unet.time_width)
+        self.image_to_tokens = nn.Linear(config.embed_dim, config.image_tokens * context_width)
+        self.text_to_context = nn.Linear(config.text_width, context_width)
+        self.text_norm = nn.LayerNorm(context_width)
+        self.null_image = nn.Parameter(torch.zeros(config.embed_dim))
+        self.null_text = nn.Parameter(0.02 * torch.randn(config.text_width))
+        # Until `fit`, unit vectors are brought to entries of unit variance.
+        self.register_buffer("clip_mean", torch.zeros(1, config.embed_dim))
+        self.register_buffer("clip_std", torch.full((1, config.embed_dim), config.embed_dim**-0.5))
+
+    @torch.no_grad()
+    def fit(self, z_i: Tensor) -> None:
+        """Take the mean and spread of CLIP image embeddings z_i [N, D]; call once, before training."""
+        self.clip_mean.copy_(z_i.mean(0, keepdim=True))
+        self.clip_std.copy_(z_i.std(0, keepdim=True).clamp(min=1e-6))
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        z_i: Tensor | None,
+        text: TextFeatures | None,
+        drop_image: Tensor | None = None,
+        drop_text: Tensor | None = None,
+    ) -> Tensor:
+        """x [B, 3, H, W] noised, t [B] -> raw prediction [B, 3, H, W].
+
+        None for z_i or text means the learned null; drop_image and drop_text [B] bool put it in some rows.
+        """
+        return self.unet(x, t, *self.condition(z_i, text, len(x), drop_image, drop_text))
+
+    def condition(
+        self,
+        z_i: Tensor | None,
+        text: TextFeatures | None,
+        batch: int | None = None,
+        drop_image: Tensor | None = None,
+        drop_text: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """-> (added to the timestep embedding [B, time_width], context [B, K + L, X], its mask [B, K + L])."""
+        batch = batch or len(z_i if z_i is not None else text.tokens)
+        image = self._image_rows(z_i, batch, drop_image)  # [B, D]
+        tokens, mask = self._text_rows(text, batch, drop_text)  # [B, L, W], [B, L]
+        image_tokens = self.image_to_tokens(image).reshape(batch, self.config.image_tokens, -1)  # [B, K, X]
+        text_tokens = self.text_norm(self.text_to_context(tokens.to(image)))  # [B, L, X]
+        context = torch.cat([image_tokens.to(text_tokens), text_tokens], dim=1)
+        mask = torch.cat([mask.new_ones(batch, self.config.image_tokens), mask], dim=1)
+        return self.image_to_time(image), context, mask
+
+    def _image_rows(self, z_i: Tensor | None, batch: int, drop: Tensor | None) -> Tensor:
+        """Standardised embeddings [B, D], the learned null where there is none or it is dropped."""
+        null = self.null_image.expand(batch, -1)
+        if z_i is None:
+            return null
+        image = ((z_i - self.clip_mean) / self.clip_std).to(null)
+        return image if drop is None else torch.where(drop[:, None], null, image)
+
+    def _text_rows(self, text: TextFeatures | None, batch: int, drop: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Caption tokens [B, L, W] and mask [B, L]; a missing or dropped caption is one learned token."""
+        null = self.null_text.expand(batch, 1, -1)
+        if text is None:
+            return null, torch.ones(batch, 1, dtype=torch.bool, device=null.device)
+        if drop is None:
+            return text.tokens, text.mask
+        tokens, mask = text.tokens.to(null), text.mask
+        first = torch.zeros_like(mask)
+        first[:, 0] = True
+        tokens = torch.where(drop[:, None, None] & first[..., None], null, tokens)
+        return tokens, torch.where(drop[:, None], first, mask)
+
+    def denoiser(
+        self, z_i: Tensor | None, text: TextFeatures | None, guidance: float = 1.0, clip: float | None = 1.0
+    ) -> Denoise:
+        """Classifier-free guidance against (null z_i, null caption); at guidance 1 that half is never run.
+
+        Both halves go through the network in one batch, and what depends on z_i and the caption is made once.
+        clip bounds x0; inversion wants None.
+        """
+        time_extra, context, mask = self.condition(z_i, text)
+        if guidance != 1.0:
+            null_time, null_context, null_mask = self.condition(None, None, len(context))
+            short = (0, context.shape[1] - null_context.shape[1])
+            time_extra = torch.cat([time_extra, null_time])
+            context = torch.cat([context, F.pad(null_context, (0, 0, *short))])
+            mask = torch.cat([mask, F.pad(null_mask, short)])
+        dtype = self.unet.conv_in.weight.dtype  # conditioning is float32; the UNet may not be
+        time_extra, prepared = time_extra.to(dtype), self.unet.prepare_context(context.to(dtype), mask)
+
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            return self.unet(x, t, time_extra, prepared)
+
+        if guidance != 1.0:
+            network = guided_batch(network, guidance)
+        return make_denoiser(network, self.config.schedule, self.config.predicts, clip)
+
+    def loss(
+        self,
+        x: Tensor,
+        z_i: Tensor,
+        text: TextFeatures,
+        generator: torch.Generator | None = None,
+        weighting: str = "flat",
+    ) -> Tensor:
+        """x [B, 3, H, W] true pictures -> float32 scalar. weighting: a row of objective.WEIGHTINGS."""
+        place = generator.device if generator is not None else x.device
+        draws = torch.rand(2, len(x), generator=generator, device=place).to(x.device)
+        condition = self.condition(z_i, text, len(x), draws[0] < DROP_IMAGE, draws[1] < DROP_TEXT)
+        return diffusion_loss(
+            lambda noised, t: self.unet(noised, t, *condition),
+            x,
+            self.config.schedule,
+            self.config.predicts,
+            generator,
+            weighting,
+        )

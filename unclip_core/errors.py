@@ -1,0 +1,13 @@
+"""The one family of errors: every message is written for the person who reads it."""
+
+
+class UnclipError(ValueError):
+    """Something a person can put right. `str(error)` says what is wrong and what to do."""
+
+
+class PackError(UnclipError):
+    """A model pack is missing, damaged, or not one of ours; the message names the file and the fault."""
+
+
+class RequestError(UnclipError):
+    """A request cannot be served as it was made; the message names the field and what it may hold."""

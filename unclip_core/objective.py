@@ -1,0 +1,73 @@
+"""The training objective that the decoder and both upsamplers share: noise a picture, predict, weigh the error."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from unclip_core.denoiser import training_target
+from unclip_core.schedule import NoiseSchedule
+
+
+def _flat(snr: Tensor) -> Tensor:
+    return torch.ones_like(snr)
+
+
+def _min_snr(snr: Tensor, gamma: float = 5.0) -> Tensor:
+    """Hang et al. 2303.09556, for v-prediction: min(SNR, gamma) / (SNR + 1), scaled to a mean near one."""
+    return 2.0 * snr.clamp(max=gamma) / (snr + 1.0)
+
+
+def _sigmoid(snr: Tensor, bias: float = 1.0) -> Tensor:
+    """Hoogeboom et al. 2410.19324: sigmoid(bias - log SNR) on the epsilon error, rewritten for the v error."""
+    log_snr = snr.clamp(1e-8, 1e8).log()
+    return 4.0 * torch.sigmoid(bias - log_snr) * torch.sigmoid(log_snr)
+
+
+def _detail(snr: Tensor) -> Tensor:
+    """More weight where detail is decided: a bump over the middle and low noise levels, a floor elsewhere."""
+    log_snr = snr.clamp(1e-8, 1e8).log()
+    return 0.5 + torch.exp(-0.5 * ((log_snr - 1.0) / 2.0) ** 2)
+
+
+# Signal-to-noise ratio -> weight of the squared error of a v-prediction at that level.
+WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "flat": _flat,
+    "min_snr": _min_snr,
+    "sigmoid": _sigmoid,
+    "detail": _detail,
+}
+
+
+def draw_times(batch: int, steps: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """[B] int64 noise levels, uniform over 0..steps-1, stratified: one in each B-th of the range, in random order.
+
+    Stratifying leaves each level equally likely and takes most of the loss's variance between batches away.
+    """
+    place = generator.device if generator is not None else device
+    order = torch.randperm(batch, generator=generator, device=place)
+    offset = torch.rand(batch, generator=generator, device=place)
+    return ((order + offset) / batch * steps).long().clamp(max=steps - 1).to(device)
+
+
+def diffusion_loss(
+    network: Callable[[Tensor, Tensor], Tensor],
+    x0: Tensor,
+    schedule: NoiseSchedule,
+    predicts: str,
+    generator: torch.Generator | None = None,
+    weighting: str = "flat",
+) -> Tensor:
+    """Mean squared error of the network's output at random noise levels.
+
+    network: (x [B, ...], t [B] int64) -> prediction like x. x0: [B, ...]. weighting: a key of WEIGHTINGS (made for
+    predicts="v"). Returns a float32 scalar.
+    """
+    t = draw_times(len(x0), schedule.steps, generator, x0.device)  # [B]
+    place = generator.device if generator is not None else x0.device
+    noise = torch.randn(x0.shape, generator=generator, device=place).to(x0)
+    target = training_target(x0, noise, t, schedule, predicts)
+    prediction = network(schedule.add_noise(x0, noise, t), t)
+    error = (prediction.float() - target.float()).square().flatten(1).mean(1)  # [B]
+    alpha_bar = schedule.alpha_bar.to(t.device)[t].float()
+    return (WEIGHTINGS[weighting](alpha_bar / (1.0 - alpha_bar)) * error).mean()
