@@ -1,0 +1,110 @@
+"""Pictures in and out: opening what people bring, and the way between Pillow and tensors in [-1, 1]."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from unclip_core.errors import RequestError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MOST_BYTES = 25_000_000
+MOST_PIXELS = 24_000_000  # a phone's photograph passes
+LEAST_SIDE, MOST_ASPECT = 8, 16
+
+# Also bounds what other code in the process decodes: Pillow refuses more than twice this before decoding.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+
+
+def open_picture(source: str | Path | bytes) -> Image.Image:
+    """A PNG, JPEG or WebP file, or its bytes -> an upright, opaque RGB picture.
+
+    EXIF rotation is applied, transparency laid on white, CMYK and 16-bit values converted, and of an animation the
+    first picture taken. Size and format are looked at before anything is decoded.
+    Raises RequestError for what is broken, too large, too thin, or another kind of file.
+    """
+    data = source if isinstance(source, bytes) else _read(Path(source))
+    if not data:
+        raise RequestError("The picture file is empty.", "picture_empty")
+    if len(data) > MOST_BYTES:
+        raise RequestError(f"The picture file is larger than {MOST_BYTES // 1_000_000} MB.", "picture_bytes")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise _too_many_pixels() from None
+    except Exception as fault:  # Pillow's readers raise many kinds on hostile files
+        raise RequestError("This is not a PNG, JPEG or WebP picture.", "picture_format") from fault
+    _check_size(*picture.size)
+    try:
+        picture.load()
+        return _flattened(ImageOps.exif_transpose(picture))
+    except Exception as fault:
+        raise RequestError("The picture is damaged or cut short: save it again and retry.", "picture_broken") from fault
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as fault:
+        raise RequestError("The picture file cannot be read.", "picture_unreadable") from fault
+
+
+def _too_many_pixels() -> RequestError:
+    return RequestError(f"The picture has more than {MOST_PIXELS // 1_000_000} million pixels.", "picture_pixels")
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise _too_many_pixels()
+    if min(width, height) < LEAST_SIDE:
+        raise RequestError(f"The picture is smaller than {LEAST_SIDE} pixels: {width} x {height}.", "picture_small")
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise RequestError(
+            f"The picture is too thin ({width} x {height}): at most {MOST_ASPECT} times as long as wide.",
+            "picture_thin",
+        )
+
+
+def _flattened(picture: Image.Image) -> Image.Image:
+    """Any of Pillow's modes -> RGB, transparency on white."""
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more a value
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
+        picture = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(ground, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def square(picture: Image.Image, side: int) -> Image.Image:
+    """The picture's middle square at side x side pixels, RGB; transparency on white."""
+    return ImageOps.fit(_flattened(picture), (side, side), Image.Resampling.LANCZOS, centering=(0.5, 0.5))
+
+
+def to_pixels(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size -> [B, 3, H, W] float32 in [-1, 1]."""
+    stacked = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """[B, 3, H, W] in [-1, 1] (clipped) -> B pictures."""
+    values = eight_bit(pixels).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in values]
+
+
+def eight_bit(pixels: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255 uint8, rounded to the nearest."""
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def as_seen(pixels: Tensor) -> Tensor:
+    """[-1, 1] rounded to the 256 values that a picture holds: what the next stage gets is what a person sees."""
+    return eight_bit(pixels).float() / 127.5 - 1
