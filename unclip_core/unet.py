@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip_core.errors import PackError
-from unclip_core.layers import KeysValues, ResBlock, SpatialAttention, TimeEmbedding, resampled, zeroed
+from unclip_core.layers import GroupNorm, KeysValues, ResBlock, SpatialAttention, TimeEmbedding, resampled, zeroed
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class UNet(nn.Module):
                 modules.append(self._resample(channels, "up"))
             self.up.append(modules)
 
-        self.norm_out = nn.GroupNorm(config.groups, widths[0], eps=config.eps)
+        self.norm_out = GroupNorm(config.groups, widths[0], eps=config.eps)
         self.conv_out = zeroed(nn.Conv2d(widths[0], config.out_channels * config.patch**2, 3, padding=1))
         self.attentions = [module for module in self.modules() if isinstance(module, SpatialAttention)]
 
@@ -214,5 +214,5 @@ class UNet(nn.Module):
                 if isinstance(module, Stage):
                     h = torch.cat([h, skips.pop()], dim=1)
                 h = through(h, module)
-        h = self.conv_out(F.silu(self.norm_out(h)))
+        h = self.conv_out(self.norm_out(h))
         return F.pixel_shuffle(h, self.config.patch)
