@@ -1,0 +1,63 @@
+"""unCLIP Explorer: `python app.py` starts the page on the pack that ships with it, offline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from components import server
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Watch a caption become a picture, and look inside CLIP.")
+    parser.add_argument("--pack", default="pocket", help="a pack's name or folder (default: pocket, which ships)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for the whole network")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--share", action="store_true", help="make a temporary public address (needs a network)")
+    parser.add_argument("--lang", choices=("en", "ko"), default="en", help="language for those who have not chosen")
+    parser.add_argument("--talk", action="store_true", help="large type for a projector, and a check that all works offline")
+    parser.add_argument("--mcp", action="store_true", help="serve the labs as MCP tools too (needs gradio[mcp])")
+    parser.add_argument("--low-memory", action="store_true", help="keep only the stage at work in memory")
+    return parser.parse_args()
+
+
+def build(engine, talk: bool = False):
+    """The page: header, labs as tabs, shelf."""
+    import gradio as gr
+
+    from components.create import create_tab
+    from components.page import header, translate_on_switch
+    from components.shelf import Shelf
+
+    with gr.Blocks(title="unCLIP Explorer", fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as demo:
+        bar = header()
+        shelf = Shelf(engine)
+        with gr.Tabs(elem_id="labs") as shelf.tabs:
+            create_tab(engine, shelf)
+        shelf.bar()
+        shelf.restore_on_load(demo)
+        translate_on_switch(demo, bar)
+    return demo.queue(max_size=16, default_concurrency_limit=1)
+
+
+def main() -> None:
+    args = arguments()
+    server.check_port(args.host, args.port)
+    server.prepare(offline=args.pack == "pocket" or Path(args.pack).exists())
+    from components import i18n, theme
+    from components.engine import Engine
+    from unclip_core.errors import UnclipError
+
+    i18n.set_default(args.lang)
+    try:
+        engine = Engine.load(args.pack, low_memory=args.low_memory)
+    except UnclipError as fault:
+        sys.exit(str(fault))
+    demo = build(engine, args.talk)
+    options = server.launch_options(args.host, args.port, args.share, args.mcp)
+    demo.launch(theme=theme.theme(), head=theme.head(args.talk), **options)
+
+
+if __name__ == "__main__":
+    main()

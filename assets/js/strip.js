@@ -1,0 +1,112 @@
+// The pipeline strip: text -> CLIP -> prior -> z_i -> 64 -> 256 -> 1024, each cell lit with what it holds.
+unclip.CELLS = ["text", "clip", "prior", "z_i", "decoder", "upsampler_256", "upsampler_1024"];
+
+// Embedding values (-1..1) as a square of coloured cells: violet below zero, coral above.
+unclip.heat = (canvas, values) => {
+  const side = Math.ceil(Math.sqrt(values.length));
+  canvas.width = canvas.height = side;
+  const context = canvas.getContext("2d");
+  const dark = document.body.classList.contains("dark");
+  const [ground, below, above] = dark ? [[30, 28, 38], [134, 112, 255], [255, 138, 92]] : [[246, 243, 238], [92, 64, 232], [240, 84, 46]];
+  const pixels = context.createImageData(side, side);
+  values.forEach((value, i) => {
+    const amount = Math.min(1, Math.abs(value)), colour = value < 0 ? below : above;
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = ground[c] + amount * (colour[c] - ground[c]);
+    pixels.data[4 * i + 3] = 255;
+  });
+  context.putImageData(pixels, 0, 0);
+};
+
+unclip.strip = (element, props, watch) => {
+  const t = unclip.t, escape = unclip.escape;
+  const art = (name, cell) => {
+    if (cell.state === "missing") return `<span class="absent">${t("app.pack_missing")}</span>`;
+    if (cell.state === "skipped") return `<span class="absent">${t("strip.skipped")}</span>`;
+    if (name === "text") return `<q>${escape(cell.text || "")}</q>`;
+    if (cell.values) return `<canvas aria-hidden="true"></canvas>`;
+    if (cell.picture) return `<img class="${name === "decoder" ? "pixels" : ""}" src="${cell.picture}" alt="${escape(t("strip." + name))}">`;
+    if (name === "prior") return `<span class="glyph">${cell.kind ? escape(t("prior." + cell.kind + ".short")) : "P(z|y)"}</span>`;
+    return `<span class="blank"></span>`;
+  };
+  const note = (cell) => {
+    if (cell.state === "on" && cell.total) return t("strip.step", { index: cell.index, total: cell.total });
+    if (cell.state === "done" && cell.seconds != null) return t("badge.seconds", { seconds: cell.seconds.toFixed(cell.seconds < 9.95 ? 1 : 0) });
+    return "";
+  };
+  const draw = () => {
+    const value = props.value || {}, cells = value.cells || {};
+    element.innerHTML = `<ol class="strip" data-phase="${value.phase || "idle"}" aria-label="${t("strip.label")}">${unclip.CELLS.map((name) => {
+      const cell = cells[name] || { state: "idle" };
+      const share = cell.state === "done" ? 100 : cell.total ? (100 * cell.index) / cell.total : 0;
+      return `<li class="cell ${cell.state}" data-stage="${name}" title="${escape(t("strip." + name + ".info"))}">
+        <div class="art">${art(name, cell)}</div>
+        <div class="bar"><i style="width:${share}%"></i></div>
+        <b>${t("strip." + name)}</b><small>${note(cell)}</small></li>`;
+    }).join("")}</ol>`;
+    element.querySelectorAll("canvas").forEach((canvas) => {
+      unclip.heat(canvas, cells[canvas.closest("li").dataset.stage].values);
+    });
+  };
+  watch("value", draw);
+  unclip.onLanguage(draw)();
+};
+
+// Pictures large, with their steps to scrub through and a download each.
+unclip.viewer = (element, props, watch) => {
+  const t = unclip.t, escape = unclip.escape;
+  let step = null, shown = null;
+  const tile = (picture, i) => `
+    <figure class="${picture.small ? "small" : ""}">
+      <img class="${picture.pixels ? "pixels" : ""}" src="${picture.file ? picture.file.url : picture.src}" alt="${escape(picture.name || "")}">
+      ${picture.file ? `<button class="tool save" data-save="${i}" title="${t("shelf.download")}">${unclip.icons.download}<span>PNG</span></button>` : ""}
+    </figure>`;
+  // What a picture cost and where, said plainly.
+  const badge = ({ live, seconds, device, pack }) => `<p class="badge"><span class="dot ${live ? "live" : ""}"></span>${
+    [t(live ? "badge.live" : "badge.precomputed"), seconds == null ? "" : t("badge.seconds", { seconds: seconds.toFixed(1) }), device, pack]
+      .filter(Boolean).map(escape).join(" · ")}</p>`;
+  const draw = () => {
+    const value = props.value || {};
+    if (value.run !== shown) { shown = value.run; step = null; }
+    const frames = value.frames || [];
+    const frame = step === null || step >= frames.length ? null : frames[step];
+    const pictures = frame ? frame.pictures.map((src) => ({ src, pixels: frame.pixels })) : value.pictures || [];
+    element.innerHTML = `<div class="viewer" data-count="${pictures.length}">
+      <div class="pictures">${pictures.map(tile).join("") || `<div class="waiting">${escape(value.note || "")}</div>`}</div>
+      ${frames.length > 1 ? `<div class="scrub"><input type="range" min="0" max="${frames.length}" value="${step ?? frames.length}" aria-label="${t("viewer.scrub")}">
+        <output>${frame ? escape(t("viewer.frame", { stage: t("strip." + frame.stage), index: frame.index, total: frame.total })) : t("viewer.result")}</output></div>` : ""}
+      ${value.badge ? badge(value.badge) : ""}
+    </div>`;
+    const range = element.querySelector("input[type=range]");
+    if (range) range.oninput = () => {
+      step = Number(range.value) >= frames.length ? null : Number(range.value);
+      redrawPictures(frames);
+    };
+  };
+  // While scrubbing, only the pictures and the caption change: the slider keeps its focus.
+  const redrawPictures = (frames) => {
+    const value = props.value, frame = step === null ? null : frames[step];
+    element.querySelector(".pictures").innerHTML = (frame ? frame.pictures.map((src) => ({ src, pixels: frame.pixels })) : value.pictures).map(tile).join("");
+    element.querySelector("output").textContent = frame
+      ? t("viewer.frame", { stage: t("strip." + frame.stage), index: frame.index, total: frame.total }) : t("viewer.result");
+  };
+  element.addEventListener("click", (event) => {
+    const save = event.target.closest("[data-save]");
+    if (save) unclip.download(props.value.pictures[Number(save.dataset.save)].file);
+  });
+  watch("value", draw);
+  unclip.onLanguage(draw)();
+};
+
+// Captions whose results are shipped: one click answers at once.
+unclip.chips = (element, props, trigger) => {
+  const draw = () => {
+    element.innerHTML = `<div class="chips"><span>${unclip.t("create.examples")}</span>${(props.value || [])
+      .filter((chip) => chip.lang === unclip.lang)
+      .map((chip) => `<button class="chip" data-index="${chip.index}">${unclip.escape(chip.prompt)}</button>`).join("")}</div>`;
+  };
+  element.addEventListener("click", (event) => {
+    const chip = event.target.closest(".chip");
+    if (chip) trigger("pick", { index: Number(chip.dataset.index) });
+  });
+  unclip.onLanguage(draw)();
+};

@@ -1,0 +1,1 @@
+"""The explorer's page: one file a lab, one engine, one shelf."""

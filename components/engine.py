@@ -1,0 +1,147 @@
+"""The only bridge between the page and the core: requests in, streamed steps and saved pictures out.
+
+An engine holds a model and a folder of files, and nothing about any visitor: what belongs to a session lives in `gr.State`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from unclip_core import UnCLIP
+from unclip_core.errors import RequestError
+from unclip_core.pictures import open_picture
+from unclip_core.provenance import read_recipe, save_png
+from unclip_core.request import GenerateRequest, validate
+
+KEEP_SECONDS = 6 * 3600
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished picture: its PNG file (recipe inside), the picture itself, and that recipe."""
+
+    path: str
+    picture: Image.Image
+    recipe: dict[str, Any]
+
+
+class Engine:
+    """A loaded model, shared by every visitor and every lab."""
+
+    def __init__(self, model: UnCLIP) -> None:
+        self.model = model
+        self.folder = Path(tempfile.mkdtemp(prefix="unclip-pictures-"))
+        self._swept = time.monotonic()
+        self._sweeping = threading.Lock()
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+
+    @classmethod
+    def load(cls, pack: str = "pocket", low_memory: bool = False) -> Engine:
+        """Load a pack by name or folder. Raises PackError with the file and the fault."""
+        return cls(UnCLIP.load(pack, low_memory=low_memory))
+
+    # What this pack can do
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def device(self) -> str:
+        """For people: "CPU, 2 threads" or the accelerator's name."""
+        if self.model.device.type == "cuda":
+            return torch.cuda.get_device_name(self.model.device)
+        return f"{self.model.device.type.upper()} ×{torch.get_num_threads()}"
+
+    def has(self, stage: str) -> bool:
+        """Whether the pack holds `stage` ("clip", "prior", "prior_ar", "decoder", "upsampler_256", "upsampler_1024", "pca")."""
+        return self.model.has(stage)
+
+    def sizes(self) -> list[int]:
+        """The picture sizes this pack can make, smallest first."""
+        chain = [(64, "decoder"), (256, "upsampler_256"), (1024, "upsampler_1024")]
+        return [size for i, (size, _) in enumerate(chain) if all(self.has(stage) for _, stage in chain[: i + 1])]
+
+    def default(self, name: str) -> Any:
+        """The pack's default for a request field such as "decoder_steps"."""
+        return self.model.defaults.get(name)
+
+    # Requests in, steps out
+
+    def request(self, **fields: Any) -> GenerateRequest:
+        """A checked request. Raises RequestError that names the field and what it may hold."""
+        return validate(GenerateRequest(**fields), self.model)
+
+    def generate(self, request: GenerateRequest, preview_every: int = 1) -> Iterator[Any]:
+        """Stream the core's `Step`s of caption -> picture; the last step of the last stage holds the result."""
+        return self.model.generate_steps(request, preview_every=preview_every)
+
+    # Pictures and files
+
+    def open(self, path: str | Path | None) -> Image.Image:
+        """An uploaded file as an upright, opaque RGB picture. Raises RequestError in the user's words."""
+        if not path:
+            raise RequestError("There is no picture yet: upload one, or send one from the shelf.", "picture_none")
+        return open_picture(path)
+
+    def read(self, path: str | Path) -> dict[str, Any]:
+        """The recipe inside a PNG file. Raises RequestError if there is none."""
+        return read_recipe(path)
+
+    def new_file(self, name: str) -> Path:
+        """A path for a file to hand out (GIF, MP4, zip). Removed some hours later, and when the app ends."""
+        self._sweep()
+        folder = self.folder / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder / name
+
+    def save(
+        self, pictures: list[Image.Image], lab: str, request: dict[str, Any] | GenerateRequest, *,
+        z_i: torch.Tensor | None = None, parents: tuple[str, ...] = (),
+    ) -> list[Made]:
+        """Write finished pictures as PNG files, each with the recipe that makes it again.
+
+        `lab` and `request` (JSON-able) are what the lab needs to restore itself, `parents` the recipe ids of the
+        pictures it was made from, `z_i` [B, D] the embeddings they were decoded from.
+        """
+        fields = asdict(request) if isinstance(request, GenerateRequest) else dict(request)
+        made = []
+        for index, picture in enumerate(pictures):
+            row = None if z_i is None else z_i[index]
+            own_id = uuid.uuid4().hex[:12]
+            recipe = self.model.recipe(request, index, row, lab=lab) | {"id": own_id, "parents": list(parents)}
+            path = self.new_file(f"{_slug(fields)}-{index + 1}.png")
+            save_png(picture, path, recipe)
+            made.append(Made(str(path), picture, recipe))
+        return made
+
+    def _sweep(self) -> None:
+        """Remove pictures that nobody can still be looking at, now and then."""
+        if time.monotonic() - self._swept < 600 or not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            self._swept = time.monotonic()
+            for entry in self.folder.iterdir():
+                if time.time() - entry.stat().st_mtime > KEEP_SECONDS:
+                    shutil.rmtree(entry, ignore_errors=True)
+        finally:
+            self._sweeping.release()
+
+
+def _slug(fields: dict[str, Any]) -> str:
+    """A readable file name from a request: "a-red-apple-seed-0"."""
+    words = re.sub(r"[^\w]+", "-", str(fields.get("prompt") or "picture").lower()).strip("-")[:48] or "picture"
+    return f"{words}-seed-{fields.get('seed', 0)}"

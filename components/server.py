@@ -1,0 +1,135 @@
+"""How the page is served: offline by default, closed where Gradio is open, and clear when it cannot start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from typing import Any
+
+MAX_BODY = 24_000_000
+# Everything the page loads is served by this process. Gradio's bundle needs inline and evaluated scripts.
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "worker-src 'self' blob:",
+        "connect-src 'self' data: blob:",
+        "form-action 'self'",
+        "base-uri 'self'",
+        "object-src 'none'",
+    )
+)
+
+
+def prepare(offline: bool = True) -> None:
+    """Set what Gradio and the Hub client read when they are imported. Call it before importing either."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    # Uploads and served copies live in a folder that goes when the app ends.
+    folder = tempfile.mkdtemp(prefix="unclip-served-")
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    import atexit
+
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+def check_port(host: str, port: int) -> None:
+    """Exit with what to do if the address cannot be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as fault:
+            sys.exit(
+                f"Cannot listen on {host}, port {port}: {fault.strerror}.\n"
+                f"If another program (or another copy of this one) uses the port, choose a different one: --port {port + 1}"
+            )
+
+
+class Guard:
+    """ASGI middleware: refuses bodies that are too large, as they arrive, and sends the content policy."""
+
+    def __init__(self, app: Any, limit: int = MAX_BODY) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if int(headers.get(b"content-length") or 0) > self.limit:
+            await _refuse(send, self.limit)
+            return
+        received, answered = 0, False
+
+        async def counted() -> dict:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                raise _TooLarge
+            return message
+
+        async def with_policy(message: dict) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = True
+                extra = [
+                    (b"content-security-policy", POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"referrer-policy", b"same-origin"),
+                ]
+                message = {**message, "headers": [*message.get("headers", []), *extra]}
+            await send(message)
+
+        try:
+            await self.app(scope, counted, with_policy)
+        except _TooLarge:
+            if not answered:
+                await _refuse(send, self.limit)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+async def _refuse(send: Any, limit: int) -> None:
+    body = f'{{"detail": "The request is larger than {limit // 1_000_000} MB."}}'.encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def launch_options(host: str, port: int, share: bool, mcp: bool) -> dict[str, Any]:
+    """Arguments of `launch()` that decide who may do what."""
+    from starlette.middleware import Middleware
+
+    return {
+        "server_name": host,
+        "server_port": port,
+        "share": share,
+        "mcp_server": mcp,
+        "strict_cors": True,
+        "run_history": False,
+        "enable_monitoring": False,
+        "state_session_capacity": 200,
+        "allowed_paths": [],
+        "max_file_size": MAX_BODY - 2_000_000,
+        "footer_links": [],
+        "ssr_mode": False,
+        "pwa": False,
+        "show_error": True,
+        "app_kwargs": {"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
+    }
