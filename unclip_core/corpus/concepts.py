@@ -1,0 +1,168 @@
+"""Concepts (what a picture is of) joined with drawings (one concept in one style)."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from unclip_core.corpus.sources import HELD_OUT_STYLE, LABELS, STYLES, Source, fetch
+
+GROUPS = ("faces", "people", "components", "animals", "food", "travel", "activities", "objects", "symbols", "flags")
+TONES = ("", "light", "medium-light", "medium", "medium-dark", "dark")
+# Names that no rule maps to the emojibase label.
+ALIASES = {
+    "bathtub": "bathtub", "aubergine": "eggplant", "crazy-face": "zany-face", "hugging-face": "smiling-face-with-open-hands",
+    "pouting-face": "enraged-face", "direct-hit": "bullseye", "adult": "person", "dizzy-face": "face-with-crossed-out-eyes",
+    "bear-face": "bear", "cat-face-with-tears-of-joy": "cat-with-tears-of-joy", "crying-cat-face": "crying-cat",
+    "cat-face-with-wry-smile": "cat-with-wry-smile", "grinning-cat-face": "grinning-cat", "kissing-cat-face": "kissing-cat",
+    "pouting-cat-face": "pouting-cat", "weary-cat-face": "weary-cat", "smiling-cat-face-with-heart-eyes": "smiling-cat-with-heart-eyes",
+    "grinning-cat-face-with-smiling-eyes": "grinning-cat-with-smiling-eyes", "lion-face": "lion", "panda-face": "panda",
+    "fox-face": "fox", "unicorn-face": "unicorn", "frog-face": "frog", "hamster-face": "hamster", "koala-face": "koala",
+    "rhino": "rhinoceros", "whale": "whale", "turtle-1": "turtle", "beermug": "beer-mug", "clinkingbeermugs": "clinking-beer-mugs",
+    "anguish": "anguished-face", "angry": "angry-face", "astonished": "astonished-face", "aok": "ok-hand",
+    "2hearts": "two-hearts", "automatedtellermachine": "atm-sign", "articulatedlorry": "articulated-lorry",
+    "cake": "birthday-cake", "birthdaycake": "birthday-cake", "strawberry-1": "strawberry", "redapple": "red-apple",
+    "greenapple": "green-apple", "banknoteeuro": "euro-banknote", "banknotedollar": "dollar-banknote",
+    "banknotepound": "pound-banknote", "banknoteyen": "yen-banknote", "americasglobe": "globe-showing-americas",
+    "asiaaustraliaglobe": "globe-showing-asia-australia", "europeafricaglobe": "globe-showing-europe-africa",
+    "frenchfries": "french-fries", "ricecracker": "rice-cracker", "hottopping": "hot-beverage", "hotbeverage": "hot-beverage",
+    "sliceofpizza": "pizza", "slice-of-pizza": "pizza", "hamburger": "hamburger", "earofmaize": "ear-of-corn",
+    "ear-of-maize": "ear-of-corn", "shortcake": "shortcake", "grinningface": "grinning-face", "smilingfacewithsunglasses": "smiling-face-with-sunglasses",
+    "speakingheadinsilhouette": "speaking-head", "personwithblondhair": "person-blond-hair", "policeofficer": "police-officer",
+    "police-cars-light": "police-car-light", "snowman": "snowman", "whitesmilingface": "smiling-face", "heart": "red-heart",
+    "blackheart": "heart-suit", "heavyblackheart": "red-heart", "thumbsup": "thumbs-up", "thumbsdown": "thumbs-down",
+    "bride-with-veil": "person-with-veil", "blond-haired-person": "person-blond-hair", "bearded-person": "person-beard",
+    "motor-cycle": "motorcycle", "father-christmas": "santa-claus", "horse-1": "horse", "bactriancamel": "two-hump-camel",
+    "dromedarycamel": "camel", "honeybee": "honeybee", "ladybeetle": "lady-beetle", "poultryleg": "poultry-leg",
+    "roastedsweetpotato": "roasted-sweet-potato", "spaghetti": "spaghetti", "cookedrice": "cooked-rice", "curryandrice": "curry-rice",
+    "steamingbowl": "steaming-bowl", "fishcakewithswirldesign": "fish-cake-with-swirl", "icecream": "ice-cream",
+    "softicecream": "soft-ice-cream", "babychick": "baby-chick", "frontfacingbabychick": "front-facing-baby-chick",
+    "firengine": "fire-engine", "amazed-face": "astonished-face", "amusing-face": "grinning-squinting-face",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Concept:
+    """An emoji: its code, its names and keywords in English and Korean, and where Unicode files it."""
+
+    code: str
+    label: str
+    label_ko: str
+    tags: tuple[str, ...]
+    tags_ko: tuple[str, ...]
+    group: str
+    subgroup: int
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One concept drawn in one style: the SVG body in its own view box. `tone` is 0 (none) or a skin tone 1 to 5."""
+
+    concept: Concept
+    style: str
+    name: str
+    body: str
+    width: int
+    height: int
+    tone: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.style}_{self.name}"
+
+
+def _slug(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower().replace("'", "")).strip("-")
+
+
+def _plain(code: str) -> str:
+    return "-".join(part for part in code.upper().split("-") if part != "FE0F")
+
+
+def load_concepts(cache: Path) -> list[Concept]:
+    """Every emojibase concept with both labels (regional indicator letters left out)."""
+    folder = fetch(LABELS, cache)
+    korean = {e["hexcode"]: e for e in json.loads((folder / "ko" / "data.json").read_text(encoding="utf-8"))}
+    concepts = []
+    for entry in json.loads((folder / "en" / "data.json").read_text(encoding="utf-8")):
+        if entry.get("group") is None:
+            continue
+        other = korean[entry["hexcode"]]
+        concepts.append(
+            Concept(
+                code=_plain(entry["hexcode"]),
+                label=entry["label"].replace("’", "'"),
+                label_ko=other["label"],
+                tags=tuple(entry.get("tags", ())),
+                tags_ko=tuple(other.get("tags", ())),
+                group=GROUPS[entry["group"]],
+                subgroup=entry["subgroup"],
+            )
+        )
+    return concepts
+
+
+class _Names:
+    """Maps an icon's name, or its code points, to a concept and a skin tone."""
+
+    def __init__(self, concepts: list[Concept], chars: list[dict[str, str]]):
+        self.by_code = {c.code: c for c in concepts}
+        self.by_name = {}
+        for table in chars:  # other packages' names for a code point serve as synonyms
+            for code, name in table.items():
+                if _plain(code) in self.by_code:
+                    self.by_name.setdefault(name, self.by_code[_plain(code)])
+        self.by_name.update({_slug(c.label): c for c in concepts})
+        self.by_name.update({a: self.by_name[b] for a, b in ALIASES.items() if b in self.by_name})
+        squashed = defaultdict(set)
+        for name, concept in self.by_name.items():
+            squashed[name.replace("-", "")].add(concept)
+        self.by_squashed = {name: found.pop() for name, found in squashed.items() if len(found) == 1}
+
+    def find(self, name: str) -> tuple[Concept, int] | None:
+        tone = 0
+        for index, word in enumerate(TONES[1:], 1):
+            for ending in (f"-{word}-skin-tone", f"-{word}", f"-tone{index}"):
+                if name.endswith(ending) and name not in self.by_name:
+                    base = name[: -len(ending)]
+                    if base in self.by_name and self.by_name[base].group in ("people", "activities"):
+                        name, tone = base, index
+        for candidate in (name, name.replace("flag-for-flag-", "flag-").replace("flag-for-", "flag-"), re.sub(r"-\d$", "", name), name + "-face", re.sub(r"-\d$", "", name) + "-face"):
+            concept = self.by_name.get(candidate) or self.by_squashed.get(candidate.replace("-", ""))
+            if concept:
+                return concept, tone
+        return None
+
+
+def load_drawings(cache: Path) -> tuple[list[Drawing], dict[str, list[str]]]:
+    """All drawings of known concepts, and for each style the icon names that no concept was found for.
+
+    Where a style draws a concept twice under two names (streamline's ``bird-1``, ``bird-2``), both are kept.
+    """
+    sources: tuple[Source, ...] = (*STYLES, HELD_OUT_STYLE)
+    chars = {}
+    for source in sources:
+        path = fetch(source, cache) / "chars.json"
+        chars[source.style] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    names = _Names(load_concepts(cache), [*chars.values()])
+    drawings, unmatched = [], defaultdict(list)
+    for source in sources:
+        seen = set()
+        icons = json.loads((fetch(source, cache) / "icons.json").read_text(encoding="utf-8"))
+        for name, icon in icons["icons"].items():
+            found = names.find(name)
+            if found is None:
+                unmatched[source.style].append(name)
+                continue
+            if icon["body"] in seen:  # one drawing under two names
+                continue
+            seen.add(icon["body"])
+            width = icon.get("width", icons.get("width", 16))
+            height = icon.get("height", icons.get("height", 16))
+            drawings.append(Drawing(found[0], source.style, name, icon["body"], width, height, found[1]))
+    return drawings, dict(unmatched)

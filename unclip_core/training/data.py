@@ -1,0 +1,96 @@
+"""Training data in memory: shards read once into a uint8 array on disk (mapped, shared between processes) and captions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unclip_core.corpus.shards import decode_picture, read_shards
+
+# How often each kind of picture is drawn, per picture, relative to a plain drawing of the core world.
+CLIP_WEIGHTS = {"single": 1.0, "placed": 0.5, "pair": 0.35, "shapes": 0.35, "card": 0.35, "labelled": 0.35}
+PIXEL_WEIGHTS = {"single": 1.0, "placed": 0.12, "pair": 0.06, "shapes": 0.12, "card": 0.04, "labelled": 0.04}
+
+
+@dataclass
+class ImageText:
+    """Pictures [N, S, S, 3] uint8 (memory-mapped), and for each its captions and its shard's json fields."""
+
+    pictures: np.ndarray
+    captions: list[list[str]]
+    fields: list[dict]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """rows [B] -> [B, 3, S, S] float32 in [-1, 1], channels-last."""
+        batch = torch.from_numpy(self.pictures[np.sort(rows.numpy())])  # sorted: the map is read in one sweep
+        order = torch.argsort(torch.argsort(rows))
+        return batch[order].permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def weights(self, kinds: dict[str, float], core: float = 1.0, rest: float = 1.0) -> Tensor:
+        """[N] float64 sampling weights: by kind, and for plain drawings by whether they belong to the core world."""
+        values = []
+        for row in self.fields:
+            kind = row.get("kind", "single")
+            own = core if row.get("core", True) else rest
+            values.append(kinds.get(kind, 1.0) * (own if kind == "single" else 1.0))
+        return torch.tensor(values, dtype=torch.float64)
+
+
+def load(folder: Path, size: int) -> ImageText:
+    """All samples below `folder`, squared and area-averaged to `size` px. The decoded pictures are kept beside the
+    shards as ``cache-SIZE.npy`` and made again when the shards change.
+
+    Raises UnclipError when there are no shards.
+    """
+    folder = Path(folder)
+    shards = sorted(folder.rglob("*.tar"))
+    state = json.dumps([(str(s.relative_to(folder)), s.stat().st_size, int(s.stat().st_mtime)) for s in shards])
+    array, note = folder / f"cache-{size}.npy", folder / f"cache-{size}.json"
+    if not (note.exists() and array.exists() and json.loads(note.read_text())["state"] == state):
+        pictures, rows = [], []
+        for sample in read_shards(folder):
+            pictures.append(decode_picture(sample.pop("picture"), size))
+            rows.append(sample)
+        np.save(array, np.stack(pictures))
+        note.write_text(json.dumps({"state": state, "rows": rows}, ensure_ascii=False), encoding="utf-8")
+    rows = json.loads(note.read_text(encoding="utf-8"))["rows"]
+    return ImageText(np.load(array, mmap_mode="r"), [r["captions"] for r in rows], rows)
+
+
+def korean(caption: str) -> bool:
+    return any("가" <= c <= "힣" for c in caption)
+
+
+class CaptionTable:
+    """Every distinct caption's token rows, and for each sample which rows are English and which Korean."""
+
+    def __init__(self, captions: list[list[str]], tokenize) -> None:
+        distinct = sorted({c for group in captions for c in group} | {""})
+        index = {c: i for i, c in enumerate(distinct)}
+        self.texts = distinct
+        self.rows = torch.cat([tokenize(distinct[i : i + 1024]).to(torch.int16) for i in range(0, len(distinct), 1024)])
+        self.english = [[index[c] for c in group if not korean(c)] for group in captions]
+        self.korean = [[index[c] for c in group if korean(c)] for group in captions]
+
+    def draw(self, samples: Tensor, generator: torch.Generator, korean_share: float = 0.25) -> Tensor:
+        """One caption for each sample [B] -> indices into `texts` [B]; the first caption of a list is drawn most."""
+        draws = torch.rand(len(samples), 3, generator=generator)
+        chosen = []
+        for sample, (language, first, which) in zip(samples.tolist(), draws.tolist(), strict=True):
+            pool = self.korean[sample] if language < korean_share or not self.english[sample] else self.english[sample]
+            pool = pool or self.english[sample]
+            chosen.append(pool[0] if first < 0.3 else pool[int(which * len(pool))])
+        return torch.tensor(chosen)
+
+    def tokens(self, chosen: Tensor) -> Tensor:
+        """indices [B] -> token rows [B, longest] int64."""
+        rows = self.rows[chosen].long()
+        return rows[:, : int((rows != 0).int().cumsum(1).argmax(1).max()) + 1]
