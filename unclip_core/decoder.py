@@ -7,6 +7,7 @@ Letters: B pictures, C = 3 colours, H x W pixels, D embedding width, L caption t
 X the UNet's context width. Pictures lie in [-1, 1]; z_i is CLIP's image embedding, float32.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from unclip_core.clip import TextFeatures
 from unclip_core.denoiser import Denoise, guided_batch, make_denoiser
 from unclip_core.objective import diffusion_loss
+from unclip_core.sampling import Noise, SampleStep, invert, run_sampler
 from unclip_core.schedule import NoiseSchedule
 from unclip_core.unet import UNet, UNetConfig
 
@@ -137,6 +139,37 @@ class Decoder(nn.Module):
         if guidance != 1.0:
             network = guided_batch(network, guidance)
         return make_denoiser(network, self.config.schedule, self.config.predicts, clip)
+
+    def sample_steps(
+        self,
+        z_i: Tensor | None,
+        text: TextFeatures | None,
+        x_T: Tensor,
+        *,
+        guidance: float,
+        steps: int,
+        sampler: str = "ddim",
+        eta: float = 0.0,
+        noise: Noise | None = None,
+        clip: float | None = 1.0,
+    ) -> Iterator[SampleStep]:
+        """From noise x_T [B, 3, H, W] to pictures, one yield a step; the last step's x is the result.
+
+        noise gives the fresh noise that ddpm, and ddim with eta > 0, ask for.
+        """
+        schedule = self.config.schedule
+        denoise = self.denoiser(z_i, text, guidance, clip)
+        return run_sampler(sampler, denoise, x_T, schedule.times(steps), schedule, eta, noise)
+
+    def invert_steps(
+        self, x0: Tensor, z_i: Tensor, text: TextFeatures | None, *, steps: int, refine: int = 0
+    ) -> Iterator[SampleStep]:
+        """DDIM inversion (paper section 3) of pictures x0 [B, 3, H, W]; the last step's x is x_T.
+
+        Without guidance and clipping, as the way back must be: decode with guidance 1, clip None, as many ddim steps.
+        """
+        schedule = self.config.schedule
+        return invert(self.denoiser(z_i, text, clip=None), x0, schedule.times(steps), schedule, refine)
 
     def loss(
         self,

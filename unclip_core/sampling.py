@@ -121,3 +121,17 @@ def _filled(t: int, x: Tensor) -> Tensor:
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver_pp}
+
+
+def run_sampler(
+    name: str,
+    denoise: Denoise,
+    x: Tensor,
+    times: Tensor,
+    schedule: NoiseSchedule,
+    eta: float = 0.0,
+    noise: Noise | None = None,
+) -> Iterator[SampleStep]:
+    """A sampler by its name, with those of eta and noise that it takes."""
+    takes = {"ddpm": {"noise": noise}, "ddim": {"eta": eta, "noise": noise}}.get(name, {})
+    return SAMPLERS[name](denoise, x, times, schedule, **takes)

@@ -8,6 +8,7 @@ Letters: B pictures, C = 3 colours, H x W the large size, h x w the small one. P
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from unclip_core.denoiser import Denoise, make_denoiser
 from unclip_core.objective import diffusion_loss
+from unclip_core.sampling import Noise, SampleStep, run_sampler
 from unclip_core.schedule import NoiseSchedule
 from unclip_core.unet import UNet, UNetConfig
 
@@ -58,6 +60,13 @@ class Upsampler(nn.Module):
         return make_denoiser(
             lambda x, t: self._predict(x, t, enlarged), self.config.schedule, self.config.predicts, clip=1.0
         )
+
+    def sample_steps(
+        self, low: Tensor, x_T: Tensor, *, steps: int, sampler: str = "ddim", noise: Noise | None = None
+    ) -> Iterator[SampleStep]:
+        """From small pictures low [B, 3, h, w] and noise x_T [B, 3, H, W] to large pictures, one yield a step."""
+        schedule = self.config.schedule
+        return run_sampler(sampler, self.denoiser(low), x_T, schedule.times(steps), schedule, noise=noise)
 
     def loss(self, high: Tensor, generator: torch.Generator | None = None, weighting: str = "flat") -> Tensor:
         """high: crops [B, 3, H, W] of true pictures; the small picture is made of them and corrupted here."""
