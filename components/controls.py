@@ -18,6 +18,7 @@ from PIL import Image
 from components.engine import Engine
 from components.i18n import explain, lang_of, t, text
 from unclip_core.errors import UnclipError
+from unclip_core.request import LIMITS
 
 log = logging.getLogger("unclip")
 
@@ -91,24 +92,25 @@ def seed_input() -> tuple[gr.Number, gr.Button]:
     """A seed and a dice that draws a new one (in the browser)."""
     with gr.Row(elem_classes="seed-row"):
         seed = gr.Number(
-            label=text("shared.seed"), info=text("shared.seed_info"), value=0, precision=0, minimum=0, maximum=2**31 - 1
+            label=text("shared.seed"), info=text("shared.seed_info"), value=0, precision=0, minimum=LIMITS["seed"].low, maximum=LIMITS["seed"].high
         )
         dice = gr.Button(text("shared.random"), elem_classes="quiet dice", size="sm")
     dice.click(None, None, seed, js="() => Math.floor(Math.random() * 2147483647)", **PLUMBING)
     return seed, dice
 
 
-def steps_slider(engine: Engine, name: str, label: str, maximum: int = 250) -> gr.Slider:
-    """Steps of one stage, at the pack's default; `name` is the request's field, such as "decoder_steps"."""
-    return gr.Slider(1, maximum, value=engine.default(name) or 25, step=1, label=text(label), info=text("shared.steps_info"))
+def steps_slider(engine: Engine, stage: str, label: str) -> gr.Slider:
+    """Steps of one stage ("decoder", "prior", "upsampler_256", "upsampler_1024", "invert"), at the pack's default."""
+    limit = LIMITS.get(f"{stage}_steps", LIMITS["decoder_steps"])
+    value = engine.default(stage, "steps", 25)
+    return gr.Slider(limit.low, limit.high, value=value, step=1, label=text(label), info=text("shared.steps_info"))
 
 
-def guidance_slider(engine: Engine, name: str, label: str, maximum: float = 12.0) -> gr.Slider:
+def guidance_slider(engine: Engine, stage: str, label: str) -> gr.Slider:
     """Guidance scale of one stage, at the pack's default; 1 is no guidance."""
-    value = engine.default(name)
-    return gr.Slider(
-        0, maximum, value=2.0 if value is None else value, step=0.1, label=text(label), info=text("shared.guidance_info")
-    )
+    limit = LIMITS.get(f"{stage}_guidance", LIMITS["decoder_guidance"])
+    value = engine.default(stage, "guidance", 2.0)
+    return gr.Slider(limit.low, limit.high, value=value, step=0.1, label=text(label), info=text("shared.guidance_info"))
 
 
 def run_and_stop(run: str = "shared.run") -> tuple[gr.Button, gr.Button]:
@@ -150,6 +152,22 @@ def courier() -> gr.HTML:
 def badge(engine: Engine, seconds: float | None, live: bool = True) -> dict[str, Any]:
     """What a picture cost and where, for a viewer's `badge`: device, pack, time, live or precomputed."""
     return {"live": live, "seconds": seconds, "device": engine.device, "pack": engine.name}
+
+
+def endpoint(
+    handler: Callable, name: str, inputs: list[gr.components.Component], outputs: list[gr.components.Component]
+) -> None:
+    """A lab's verb as a documented API endpoint and MCP tool: the docstring of `handler` is its description.
+
+    `inputs` and `outputs` are components made for this (`gr.Textbox(label="prompt")`, `gr.File(file_count="multiple")`);
+    their labels name the fields. Nothing of it shows in the page.
+    """
+    with gr.Group(visible=False):
+        for component in (*inputs, *outputs):
+            component.render()
+        gr.Button().click(
+            guarded(handler), inputs, outputs, api_name=name, concurrency_id="model", concurrency_limit=1
+        )
 
 
 # Components drawn by assets/js

@@ -75,12 +75,12 @@ def _options(engine: Engine) -> dict[str, gr.components.Component]:
         seed, _ = seed_input()
     with gr.Accordion(text("shared.advanced"), open=False):
         fine = {
-            "prior_steps": steps_slider(engine, "prior_steps", "create.prior_steps"),
-            "prior_guidance": guidance_slider(engine, "prior_guidance", "create.prior_guidance"),
-            "decoder_steps": steps_slider(engine, "decoder_steps", "create.decoder_steps"),
-            "decoder_guidance": guidance_slider(engine, "decoder_guidance", "create.decoder_guidance"),
-            "upsampler_256_steps": steps_slider(engine, "upsampler_256_steps", "create.upsampler_256_steps", 100),
-            "upsampler_1024_steps": steps_slider(engine, "upsampler_1024_steps", "create.upsampler_1024_steps", 100),
+            "prior_steps": steps_slider(engine, "prior", "create.prior_steps"),
+            "prior_guidance": guidance_slider(engine, "prior", "create.prior_guidance"),
+            "decoder_steps": steps_slider(engine, "decoder", "create.decoder_steps"),
+            "decoder_guidance": guidance_slider(engine, "decoder", "create.decoder_guidance"),
+            "upsampler_256_steps": steps_slider(engine, "upsampler_256", "create.upsampler_256_steps"),
+            "upsampler_1024_steps": steps_slider(engine, "upsampler_1024", "create.upsampler_1024_steps"),
         }
     return {"prior": prior, "size": size, "n": n, "seed": seed, **fine}
 

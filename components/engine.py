@@ -75,9 +75,9 @@ class Engine:
         chain = [(64, "decoder"), (256, "upsampler_256"), (1024, "upsampler_1024")]
         return [size for i, (size, _) in enumerate(chain) if all(self.has(stage) for _, stage in chain[: i + 1])]
 
-    def default(self, name: str) -> Any:
-        """The pack's default for a request field such as "decoder_steps"."""
-        return self.model.defaults.get(name)
+    def default(self, stage: str, key: str, otherwise: Any = None) -> Any:
+        """The pack's default, such as `default("decoder", "steps", 25)`; `otherwise` where the pack has none."""
+        return self.model.defaults.get(stage, {}).get(key, otherwise)
 
     # Requests in, steps out
 
