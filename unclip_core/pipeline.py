@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,11 +74,11 @@ class UnCLIP:
         device: "auto", "cpu", "cuda", "mps"; dtype of the UNets: "auto", "bfloat16", "float16", "float32".
         low_memory: stages of a large pack wait on disk and are read when needed. Raises PackError or RequestError.
         """
-        from unclip_core import karlo
-
         place = pick_device(device)
         kind = pick_dtype(dtype, place)
-        if karlo.is_karlo(pack):
+        if str(pack) == "karlo" or (Path(pack) / "model_index.json").is_file():  # the published weights, as published
+            from unclip_core import karlo
+
             return cls(**karlo.load(pack, place, kind, low_memory), device=place)
         return cls(**load_pack(pack, place, kind), device=place)
 
@@ -98,14 +99,19 @@ class UnCLIP:
         """The x_T [n, 3, 64, 64] that `decode` starts from at this seed."""
         return self._draw(checked("seed", seed), range(n), "decoder", LOW)
 
-    def recipe(self, request: GenerateRequest, index: int, z_i: Tensor | None, lab: str = "create") -> dict[str, Any]:
-        """All that is needed to make picture `index` of a request again, for its PNG. z_i: that picture's [D]."""
+    def recipe(
+        self, request: GenerateRequest | Mapping[str, Any], index: int, z_i: Tensor | None, lab: str = "create"
+    ) -> dict[str, Any]:
+        """All that is needed to make picture `index` of a request again, for its PNG. z_i: that picture's [D].
+
+        A lab other than "create" gives its request as a mapping of what JSON can hold.
+        """
         packed = None if z_i is None else base64.b64encode(z_i.detach().cpu().float().numpy().tobytes()).decode()
         return {
             "schema": 1,
             "app": "unclip-explorer",
             "lab": lab,
-            "request": dataclasses.asdict(request),
+            "request": dataclasses.asdict(request) if dataclasses.is_dataclass(request) else dict(request),
             "index": index,
             "pack": {"name": self.name, "hash": self.hash},
             "z_i": packed,
@@ -471,6 +477,4 @@ def _previews(parts: Sequence[SampleStep], index: int, total: int, every: int) -
 
 
 def _last(steps: Iterator[Step]) -> Step:
-    for step in steps:  # noqa: B007 - the last one is what is wanted
-        pass
-    return step
+    return deque(steps, maxlen=1).pop()
