@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ class ImageText:
         return torch.tensor(values, dtype=torch.float64)
 
 
-def load(folder: Path, size: int) -> ImageText:
-    """All samples below `folder`, squared and area-averaged to `size` px. The decoded pictures are kept beside the
+def load(folder: Path, size: int, limit: int | None = None) -> ImageText:
+    """All samples (or the first `limit`) below `folder`, squared and area-averaged to `size` px. The decoded pictures are kept beside the
     shards as ``cache-SIZE.npy`` and made again when the shards change.
 
     Raises UnclipError when there are no shards.
@@ -53,10 +54,11 @@ def load(folder: Path, size: int) -> ImageText:
     folder = Path(folder)
     shards = sorted(folder.rglob("*.tar"))
     state = json.dumps([(str(s.relative_to(folder)), s.stat().st_size, int(s.stat().st_mtime)) for s in shards])
-    array, note = folder / f"cache-{size}.npy", folder / f"cache-{size}.json"
+    name = f"cache-{size}" + (f"-{limit}" if limit else "")
+    array, note = folder / f"{name}.npy", folder / f"{name}.json"
     if not (note.exists() and array.exists() and json.loads(note.read_text())["state"] == state):
         pictures, rows = [], []
-        for sample in read_shards(folder):
+        for sample in islice(read_shards(folder), limit):
             pictures.append(decode_picture(sample.pop("picture"), size))
             rows.append(sample)
         np.save(array, np.stack(pictures))

@@ -12,11 +12,21 @@ from argparse import Namespace
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+from torchvision.utils import save_image
 
-from unclip_core.clip import Clip, ClipConfig, used_vocabulary
+from unclip_core.clip import Clip, ClipConfig, TextFeatures, used_vocabulary
+from unclip_core.decoder import Decoder, DecoderConfig
+from unclip_core.pictures import to_pictures, to_pixels
+from unclip_core.prior_ar import ARPrior, ARPriorConfig
+from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
+from unclip_core.sampling import PictureNoise, dpm_solver_pp
 from unclip_core.training.augment import augment
-from unclip_core.training.data import CLIP_WEIGHTS, CaptionTable, load
+from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load
+from unclip_core.training.runs import load_clip
+from unclip_core.unet import UNetConfig
+from unclip_core.upsampler import Upsampler, UpsamplerConfig
 
 
 class ClipTask:
@@ -71,10 +81,250 @@ class ClipTask:
 
 def encode_by_length(clip: Clip, tokens: Tensor, parts: int = 4) -> Tensor:
     """Token rows [B, L] -> pooled embeddings [B, D]; captions of like length run together, so little padding is computed."""
-    lengths = (tokens != 0).sum(1)
+    lengths = (tokens == len(clip.vocabulary) - 1).int().argmax(1) + 1
     order = torch.argsort(lengths)
     pooled = [clip.encode_tokens(tokens[rows, : int(lengths[rows].max())]).pooled for rows in order.chunk(parts)]
     return torch.cat(pooled)[torch.argsort(order)]
 
 
-STAGES = {"clip": ClipTask}
+class Encoded:
+    """Pictures with their CLIP embeddings, made once by the frozen CLIP, and captions encoded as they are drawn."""
+
+    def __init__(self, options: Namespace, name: str = "train") -> None:
+        self.clip = load_clip(options.runs, options.pack).eval().requires_grad_(False)
+        self.data = load(options.data / name, 64)
+        self.captions = CaptionTable(self.data.captions, self.clip.tokenize)
+        self.z_i = encode_pictures(self.clip, self.data)
+
+    def text(self, chosen: Tensor) -> TextFeatures:
+        with torch.no_grad():
+            return self.clip.encode_tokens(self.captions.tokens(chosen)).to(torch.float32)
+
+    def pooled(self) -> Tensor:
+        """z_t [N, D] of every picture's first caption, to fit statistics on."""
+        first = torch.tensor([e[0] if e else k[0] for e, k in zip(self.captions.english, self.captions.korean, strict=True)])
+        with torch.no_grad():
+            return torch.cat([self.clip.encode_tokens(self.captions.tokens(rows)).pooled for rows in first.split(512)])
+
+
+@torch.no_grad()
+def encode_pictures(clip: Clip, data: ImageText) -> Tensor:
+    """z_i [N, D] of every picture."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.cat([clip.encode_pixels(data.pixels(r)).float() for r in torch.arange(len(data)).split(500)])
+
+
+class PriorTask:
+    """The diffusion prior on (z_i, caption) pairs; judged by the cosine of its samples to held-out true z_i."""
+
+    steps, batch, lr, weight_decay, betas, clip_norm, autocast = 12000, 256, 6e-4, 0.02, (0.9, 0.98), 1.0, True
+
+    def __init__(self, options: Namespace) -> None:
+        self.encoded = Encoded(options)
+        self.held_out = load(options.data / "held_out_pairs", 64)
+        self.true = encode_pictures(self.encoded.clip, self.held_out)
+        self.weights = self.encoded.data.weights(CLIP_WEIGHTS, rest=0.8)
+        self.network = self.make()
+
+    def make(self) -> DiffusionPrior:
+        clip = self.encoded.clip
+        prior = DiffusionPrior(
+            DiffusionPriorConfig(
+                embed_dim=clip.embed_dim, text_width=clip.width, context_length=clip.context_length, width=256, layers=6, heads=4
+            )
+        )
+        prior.fit(self.encoded.z_i)
+        return prior
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, TextFeatures]:
+        rows = torch.multinomial(self.weights, n, generator=generator)
+        return self.encoded.z_i[rows], self.encoded.text(self.encoded.captions.draw(rows, generator))
+
+    def loss(self, batch: tuple[Tensor, TextFeatures], generator: torch.Generator) -> Tensor:
+        return self.network.loss(*batch, generator=generator)
+
+    @torch.no_grad()
+    def validate(self, network, path) -> dict[str, float]:
+        rows = range(0, len(self.held_out), 8)
+        text = self.encoded.clip.encode_text([self.held_out.fields[i]["label"] for i in rows])
+        true = self.true[list(rows)]
+        z_i = F.normalize(network.sample(text, 1, 2.0, PictureNoise(0, range(len(rows)))), dim=-1)
+        found = (z_i @ true.T).argmax(1) == torch.arange(len(rows))
+        return {"cosine": (z_i * true).sum(1).mean().item(), "retrieval": found.float().mean().item(),
+                "cosine_of_text": (text.pooled * true).sum(1).mean().item()}  # fmt: skip
+
+    def configs(self) -> dict:
+        return {"prior": dataclasses.asdict(self.network.config)}
+
+
+class ARPriorTask(PriorTask):
+    """The autoregressive prior on the same pairs, judged the same way."""
+
+    steps, batch, lr = 6000, 96, 6e-4
+
+    def make(self) -> ARPrior:
+        clip = self.encoded.clip
+        prior = ARPrior(
+            ARPriorConfig(
+                embed_dim=clip.embed_dim, text_width=clip.width, context_length=clip.context_length,
+                n_codes=96, width=256, layers=6, heads=4, smoothing=12.0,
+            )  # fmt: skip
+        )
+        prior.fit(self.encoded.z_i, self.encoded.pooled())
+        return prior
+
+    def configs(self) -> dict:
+        return {"prior_ar": dataclasses.asdict(self.network.config)}
+
+
+class DecoderTask:
+    """The 64 px decoder, on the core world first. Options: weighting (objective.WEIGHTINGS), rest and composed (sampling
+    weight of drawings outside the core world, and of composed pictures), augment (share of pictures moved and scaled)."""
+
+    steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
+    prompts = (
+        "a red apple", "smiling face with sunglasses", "빨간 사과", "a dog", "pizza", "rocket", "a cat face", "strawberry",
+        "an octopus", "guitar", "a house", "fire engine", "rainbow", "crying face", "penguin", "birthday cake",
+    )  # fmt: skip
+
+    def __init__(self, options: Namespace) -> None:
+        self.encoded = Encoded(options)
+        self.held_out = load(options.data / "held_out_pairs", 64)
+        self.true = encode_pictures(self.encoded.clip, self.held_out)
+        self.weighting = options.option.get("weighting", "flat")
+        self.augment = float(options.option.get("augment", 0))
+        composed = float(options.option.get("composed", 1))
+        kinds = {k: v * (composed if k != "single" else 1) for k, v in PIXEL_WEIGHTS.items()}
+        self.weights = self.encoded.data.weights(kinds, rest=float(options.option.get("rest", 0.1)))
+        widths = tuple(int(w) for w in options.option.get("widths", "128,256").split(","))
+        clip = self.encoded.clip
+        unet = UNetConfig(patch=4, widths=widths, blocks=2, attention=(False, True), context_width=256, time_width=512)
+        self.network = Decoder(DecoderConfig(unet, clip.embed_dim, clip.width)).to(memory_format=torch.channels_last)
+        self.network.fit(self.encoded.z_i[self.weights > 0])
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
+        rows = torch.multinomial(self.weights, n, generator=generator)
+        text = self.encoded.text(self.encoded.captions.draw(rows, generator))
+        pixels, z_i = self.encoded.data.pixels(rows), self.encoded.z_i[rows]
+        return pixels.contiguous(memory_format=torch.channels_last), z_i, text
+
+    def loss(self, batch: tuple[Tensor, Tensor, TextFeatures], generator: torch.Generator) -> Tensor:
+        return self.network.loss(*batch, generator=generator, weighting=self.weighting)
+
+    @torch.no_grad()
+    def validate(self, network: Decoder, path) -> dict[str, float]:
+        """Loss on fixed held-out pictures, noise and levels, and how well decoded pictures keep their z_i; a grid of
+        held-out pictures above their decodings, and of decodings from training embeddings."""
+        core = [i for i, row in enumerate(self.held_out.fields) if row["core"]][::8][:32]
+        pixels, z_i = self.held_out.pixels(torch.tensor(core)), self.true[core]
+        text = self.encoded.clip.encode_text([self.held_out.fields[i]["label"] for i in core])
+        seen = torch.nonzero(self.weights == self.weights.max()).flatten()[:: int((self.weights == self.weights.max()).sum()) // 32][:32]
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = [network.loss(pixels, z_i, text, generator=torch.Generator().manual_seed(s)) for s in range(4)]
+            made = decode(network, z_i, text, 2.0)
+            known = decode(network, self.encoded.z_i[seen], None, 2.0)
+            kept = self.encoded.clip.encode_pixels(made)
+        save_grid(path, torch.cat([pixels[:16], made[:16], self.encoded.data.pixels(seen), known]), columns=16)
+        return {"loss": torch.stack(losses).mean().item(), "z_i_cosine": (kept * z_i).sum(1).mean().item()}
+
+    def configs(self) -> dict:
+        return {"decoder": dataclasses.asdict(self.network.config)}
+
+
+def decode(decoder: Decoder, z_i: Tensor, text: TextFeatures | None, guidance: float, steps: int = 20) -> Tensor:
+    """z_i [B, D] -> pictures [B, 3, S, S], by DPM-Solver++ from fixed noise."""
+    size, schedule = decoder.config.image_size, decoder.config.schedule
+    x_T = PictureNoise(0, range(len(z_i)))((3, size, size))
+    for step in dpm_solver_pp(decoder.denoiser(z_i, text, guidance), x_T, schedule.times(steps), schedule):
+        pass
+    return step.x.float().clamp(-1, 1)
+
+
+class UpsamplerTask:
+    """An upsampler on crops of 1024 px renderings of the vector art; judged in PSNR against Lanczos on held-out art."""
+
+    steps, batch, lr, weight_decay, betas, clip_norm, autocast = 20_000, 16, 6e-4, 0.01, (0.9, 0.99), 1.0, True
+    low, high, limit, crop, corruption = 64, 256, None, 128, "blur"
+    unet = UNetConfig(
+        in_channels=6, patch=4, widths=(64, 128), blocks=2, attention=(False, False), mid_attention=False, time_width=256
+    )
+
+    def __init__(self, options: Namespace) -> None:
+        self.data = load(options.data / "hires", self.high, self.limit)
+        self.held_out = load(options.data / "hires_held_out", self.high, 32)
+        config = UpsamplerConfig(self.unet, self.low, self.high, self.corruption)
+        self.network = Upsampler(config).to(memory_format=torch.channels_last)
+        self.weighting = options.option.get("weighting", "flat")
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Crops [n, 3, crop, crop] at places that keep the low-resolution grid; an empty crop is drawn again once."""
+        factor = self.high // self.low
+        rows = torch.randint(len(self.data), (n,), generator=generator).tolist()
+        places = torch.randint((self.high - self.crop) // factor + 1, (n, 2, 2), generator=generator) * factor
+        crops = []
+        for row, tries in zip(rows, places.tolist(), strict=True):
+            for top, left in tries:
+                crop = torch.from_numpy(self.data.pictures[row, top : top + self.crop, left : left + self.crop].copy())
+                if crop.float().std() > 2:
+                    break
+            crops.append(crop)
+        pixels = torch.stack(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        return self.network.loss(batch, generator=generator, weighting=self.weighting)
+
+    @torch.no_grad()
+    def validate(self, network: Upsampler, path) -> dict[str, float]:
+        figures, shown = {"psnr": [], "psnr_lanczos": []}, []
+        for i in range(8 if self.high > 256 else 24):
+            true = self.held_out.pixels(torch.tensor([i]))
+            low = F.avg_pool2d(true, self.high // self.low)
+            x_T = PictureNoise(0, [i])((3, self.high, self.high))
+            with torch.autocast("cpu", torch.bfloat16):
+                for step in network.sample_steps(low, x_T, steps=4):
+                    pass
+            made, plain = step.x.float().clamp(-1, 1), lanczos(low, self.high)
+            figures["psnr"].append(psnr(made, true))
+            figures["psnr_lanczos"].append(psnr(plain, true))
+            shown += [F.avg_pool2d(p, self.high // 256) for p in (true, plain, made)] if i < 8 else []
+        save_grid(path, torch.cat(shown), columns=6)
+        return {name: sum(values) / len(values) for name, values in figures.items()}
+
+    def configs(self) -> dict:
+        return {f"upsampler_{self.high}": dataclasses.asdict(self.network.config)}
+
+
+class LargeUpsamplerTask(UpsamplerTask):
+    """256 to 1024 px: narrower, with the broader corruption."""
+
+    low, high, limit, crop, corruption = 256, 1024, 900, 256, "bsr"
+    unet = UNetConfig(
+        in_channels=6, patch=8, widths=(64, 96), blocks=1, attention=(False, False), mid_attention=False, time_width=256
+    )
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """In dB, for pictures in [-1, 1]."""
+    return (10 * torch.log10(4 / F.mse_loss(a, b).clamp(min=1e-10))).item()
+
+
+def lanczos(low: Tensor, size: int) -> Tensor:
+    """[B, 3, h, w] -> [B, 3, size, size] by Pillow's Lanczos filter."""
+    enlarged = [picture.resize((size, size), Image.LANCZOS) for picture in to_pictures(low)]
+    return to_pixels(enlarged)
+
+
+def save_grid(path, pixels: Tensor, columns: int) -> None:
+    """[N, 3, S, S] in [-1, 1] -> one PNG, `columns` pictures a row."""
+    save_image(pixels, path, nrow=columns, normalize=True, value_range=(-1, 1), padding=1)
+
+
+STAGES = {
+    "clip": ClipTask,
+    "prior": PriorTask,
+    "prior_ar": ARPriorTask,
+    "decoder": DecoderTask,
+    "upsampler_256": UpsamplerTask,
+    "upsampler_1024": LargeUpsamplerTask,
+}
