@@ -23,7 +23,7 @@ PREVIEW_EVERY = 3
 def create_tab(engine: Engine, shelf: Shelf) -> None:
     """Build the lab and wire its events."""
     with shelf.tab("create"):
-        with gr.Row(elem_id="create-prompt", equal_height=True):
+        with gr.Row(elem_id="create-prompt"):
             prompt = gr.Textbox(
                 placeholder=text("create.placeholder"), label=text("create.prompt"), show_label=False, lines=1, max_lines=1,
                 max_length=1000, scale=1, elem_id="prompt", autofocus=True, submit_btn=False,
@@ -65,7 +65,7 @@ def _options(engine: Engine) -> dict[str, gr.components.Component]:
     """The request's fields besides the prompt, each with the widget that holds it."""
     sizes = engine.sizes()
     priors = [kind for kind in PRIORS if _available(engine, kind)]
-    with gr.Group(elem_classes="panel"):
+    with gr.Column(elem_classes="sheet"):
         prior = gr.Radio(
             [(text(f"prior.{kind}"), kind) for kind in priors], value=priors[0], label=text("create.prior"),
             elem_classes="cards",
@@ -73,15 +73,15 @@ def _options(engine: Engine) -> dict[str, gr.components.Component]:
         size = gr.Radio([(f"{side} px", side) for side in sizes], value=sizes[-1], label=text("create.size"))
         n = gr.Slider(1, 8, value=1, step=1, label=text("create.n"))
         seed, _ = seed_input()
-    with gr.Accordion(text("shared.advanced"), open=False):
-        fine = {
-            "prior_steps": steps_slider(engine, "prior", "create.prior_steps"),
-            "prior_guidance": guidance_slider(engine, "prior", "create.prior_guidance"),
-            "decoder_steps": steps_slider(engine, "decoder", "create.decoder_steps"),
-            "decoder_guidance": guidance_slider(engine, "decoder", "create.decoder_guidance"),
-            "upsampler_256_steps": steps_slider(engine, "upsampler_256", "create.upsampler_256_steps"),
-            "upsampler_1024_steps": steps_slider(engine, "upsampler_1024", "create.upsampler_1024_steps"),
-        }
+        with gr.Accordion(text("shared.advanced"), open=False, elem_classes="fold"):
+            fine = {
+                "prior_steps": steps_slider(engine, "prior", "create.prior_steps"),
+                "prior_guidance": guidance_slider(engine, "prior", "create.prior_guidance"),
+                "decoder_steps": steps_slider(engine, "decoder", "create.decoder_steps"),
+                "decoder_guidance": guidance_slider(engine, "decoder", "create.decoder_guidance"),
+                "upsampler_256_steps": steps_slider(engine, "upsampler_256", "create.upsampler_256_steps"),
+                "upsampler_1024_steps": steps_slider(engine, "upsampler_1024", "create.upsampler_1024_steps"),
+            }
     return {"prior": prior, "size": size, "n": n, "seed": seed, **fine}
 
 

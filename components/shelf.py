@@ -77,8 +77,8 @@ class Shelf:
     def bar(self) -> None:
         """Draw the shelf and wire it. Called once, after every lab."""
         self.view = gr.HTML(
-            value={"items": [], "labs": []}, html_template="<div class='shelf'></div>", elem_id="shelf",
-            js_on_load="unclip.shelf(element, props, watch, trigger, upload); 'act'; 'dropped'",
+            value={"items": [], "labs": []}, html_template="<div></div>", elem_id="shelf",
+            apply_default_css=False, js_on_load="unclip.shelf(element, props, watch, trigger, upload); 'act'; 'dropped'",
         )
         self.download = courier()
         self.items.change(self._show, self.items, self.view, **PLUMBING)

@@ -70,7 +70,7 @@ class Progress:
     def take(self, step: Any) -> bool:
         """Note one step of the core; True where it is worth showing now (new pictures, a new stage, or 0.1 s later)."""
         now = time.perf_counter()
-        cell = self.cells[step.stage]
+        cell = self.cells[step.stage] if self.cells[step.stage]["state"] != "skipped" else {}
         cell.update(state="on", index=step.index, total=step.total)
         if step.z_i is not None:
             self._embedding(step)
@@ -88,8 +88,6 @@ class Progress:
     def _embedding(self, step: Any) -> None:
         if step.stage == "clip":
             self.cells["clip"]["values"] = heat(step.z_i[0])
-            if self.request.prior == "text":
-                self.cells["z_i"] = {"state": "done", "values": heat(step.z_i[0])}
         elif step.stage == "prior":
             self.z_i = step.z_i
             state = "done" if step.index == step.total else "on"

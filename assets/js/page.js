@@ -4,6 +4,7 @@ const unclip = (window.unclip = { listeners: [] });
 unclip.query = () => new URLSearchParams(window.location.search);
 unclip.lang = UNCLIP.languages.includes(unclip.query().get("lang")) ? unclip.query().get("lang") : UNCLIP.lang;
 document.documentElement.lang = unclip.lang;
+document.documentElement.classList.toggle("talk", UNCLIP.talk);
 // Gradio's own words (upload areas, toasts) follow the browser's language: let them follow the page's.
 Object.defineProperty(navigator, "language", { get: () => unclip.lang });
 Object.defineProperty(navigator, "languages", { get: () => [unclip.lang] });
@@ -55,15 +56,16 @@ unclip.copyLink = async () => {
 };
 
 unclip.header = (element, trigger) => {
+  const names = { en: ["English", "EN"], ko: ["한국어", "한"] };
   const draw = () => {
-    const t = unclip.t;
+    const t = unclip.t, narrow = window.innerWidth < 720;
     element.innerHTML = `
       <div class="brand"><span class="mark" aria-hidden="true"></span><div><h1>${t("app.title")}</h1><p>${t("app.tagline")}</p></div></div>
       <nav class="tools">
         <button class="tool" data-do="link" title="${t("app.link")}">${unclip.icons.link}<span>${t("app.link")}</span></button>
         <button class="tool" data-do="theme" title="${t("app.theme")}" aria-label="${t("app.theme")}">${unclip.icons.theme}</button>
         <div class="languages" role="group" aria-label="${t("app.language")}">${UNCLIP.languages.map((lang) =>
-          `<button class="tool" data-lang="${lang}" aria-pressed="${lang === unclip.lang}">${lang === "ko" ? "한국어" : "English"}</button>`).join("")}</div>
+          `<button class="tool" data-lang="${lang}" aria-pressed="${lang === unclip.lang}">${names[lang][narrow ? 1 : 0]}</button>`).join("")}</div>
       </nav>`;
   };
   element.addEventListener("click", (event) => {

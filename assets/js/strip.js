@@ -28,8 +28,9 @@ unclip.strip = (element, props, watch) => {
     if (name === "prior") return `<span class="glyph">${cell.kind ? escape(t("prior." + cell.kind + ".short")) : "P(z|y)"}</span>`;
     return `<span class="blank"></span>`;
   };
-  const note = (cell) => {
+  const note = (name, cell) => {
     if (cell.state === "on" && cell.total) return t("strip.step", { index: cell.index, total: cell.total });
+    if (cell.values) return t("strip.numbers", { name: name === "clip" ? "z_t" : "z_i", count: cell.values.length });
     if (cell.state === "done" && cell.seconds != null) return t("badge.seconds", { seconds: cell.seconds.toFixed(cell.seconds < 9.95 ? 1 : 0) });
     return "";
   };
@@ -41,7 +42,7 @@ unclip.strip = (element, props, watch) => {
       return `<li class="cell ${cell.state}" data-stage="${name}" title="${escape(t("strip." + name + ".info"))}">
         <div class="art">${art(name, cell)}</div>
         <div class="bar"><i style="width:${share}%"></i></div>
-        <b>${t("strip." + name)}</b><small>${note(cell)}</small></li>`;
+        <b>${t("strip." + name)}</b><small>${note(name, cell)}</small></li>`;
     }).join("")}</ol>`;
     element.querySelectorAll("canvas").forEach((canvas) => {
       unclip.heat(canvas, cells[canvas.closest("li").dataset.stage].values);
