@@ -1,7 +1,7 @@
 """The decoder P(x | z_i, y) at 64 px (paper section 2.1): a UNet conditioned on a CLIP image embedding and a caption.
 
-z_i enters twice: projected and added to the timestep embedding, and projected into four context tokens that stand beside
-the projected caption tokens. In training z_i is replaced by a learned null 10% of the time and the caption 50%.
+z_i enters twice: projected and added to the timestep embedding, and projected into four context tokens that stand
+beside the projected caption tokens. In training a learned null replaces z_i 10% and the caption 50% of the time.
 
 Letters: B pictures, C = 3 colours, H x W pixels, D embedding width, L caption tokens, W their width, K image tokens,
 X the UNet's context width. Pictures lie in [-1, 1]; z_i is CLIP's image embedding, float32.

@@ -1,7 +1,7 @@
 """Every picture is a Latent(z_i, x_T) (paper section 3): what CLIP holds of it, and what CLIP leaves out.
 
-Letters: B pictures, D embedding width, H x W = 64 x 64 pixels. z_i [B, D] float32; x_T [B, 3, H, W] float32 is the noise
-from which the decoder, given z_i, draws the picture by DDIM.
+Letters: B pictures, D embedding width, H x W = 64 x 64 pixels. z_i [B, D] float32; x_T [B, 3, H, W] float32 is the
+noise from which the decoder, given z_i, draws the picture by DDIM.
 """
 
 from collections.abc import Sequence
@@ -57,12 +57,13 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     length_a, length_b = a64.norm(dim=-1, keepdim=True), b64.norm(dim=-1, keepdim=True)
     unit_a = a64 / length_a.clamp(min=1e-12)
     unit_b = b64 / length_b.clamp(min=1e-12)
-    cosine = (unit_a * unit_b).sum(-1, keepdim=True).clamp(-1, 1)
+    cosine = (unit_a * unit_b).sum(-1, keepdim=True)
     # The direction of b that is perpendicular to a: with it the path is cos(t w) a + sin(t w) p, without 0 / 0.
     across = unit_b - cosine * unit_a
-    across = torch.where(across.norm(dim=-1, keepdim=True) > 1e-6, across, _perpendicular(unit_a))
+    sine = across.norm(dim=-1, keepdim=True)
+    across = torch.where(sine > 1e-6, across, _perpendicular(unit_a))
     across = across / across.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    angle = torch.acos(cosine) * t
+    angle = torch.atan2(sine, cosine) * t  # acos would lose half of the digits near 0 and pi
     direction = torch.cos(angle) * unit_a + torch.sin(angle) * across
     return (direction * torch.lerp(length_a, length_b, t.expand_as(length_a * t))).to(a.dtype)
 
@@ -144,7 +145,7 @@ def interpolate(a: Latent, b: Latent, t: Tensor, noise: Tensor | None = None) ->
 
 
 def blend(corners: Sequence[Latent], u: float, v: float, noise: Tensor | None = None) -> Latent:
-    """Between four pictures (top left, top right, bottom left, bottom right) at u to the right, v downwards in [0, 1]."""
+    """Between four pictures (top left, top right, bottom left, bottom right), u to the right, v downwards in [0, 1]."""
     top = interpolate(corners[0], corners[1], torch.tensor([u]), noise)
     bottom = interpolate(corners[2], corners[3], torch.tensor([u]), noise)
     return interpolate(top, bottom, torch.tensor([v]), noise)

@@ -41,7 +41,7 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
     _check_size(*picture.size)
     try:
         picture.load()
-        return _flattened(ImageOps.exif_transpose(picture))
+        return opaque(ImageOps.exif_transpose(picture))
     except Exception as fault:
         raise RequestError("The picture is damaged or cut short: save it again and retry.", "picture_broken") from fault
 
@@ -70,7 +70,7 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _flattened(picture: Image.Image) -> Image.Image:
+def opaque(picture: Image.Image) -> Image.Image:
     """Any of Pillow's modes -> RGB, transparency on white."""
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more a value
         values = np.asarray(picture, dtype=np.float64)
@@ -85,7 +85,11 @@ def _flattened(picture: Image.Image) -> Image.Image:
 
 def square(picture: Image.Image, side: int) -> Image.Image:
     """The picture's middle square at side x side pixels, RGB; transparency on white."""
-    return ImageOps.fit(_flattened(picture), (side, side), Image.Resampling.LANCZOS, centering=(0.5, 0.5))
+    picture = opaque(picture)
+    edge = min(picture.size)
+    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
+    picture = picture.crop((left, top, left + edge, top + edge))
+    return picture if edge == side else picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def to_pixels(pictures: Sequence[Image.Image]) -> Tensor:

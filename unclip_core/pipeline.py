@@ -21,7 +21,7 @@ from unclip_core.clip import TextFeatures
 from unclip_core.errors import RequestError
 from unclip_core.latents import PCA, Latent
 from unclip_core.loading import load_pack, pick_device, pick_dtype
-from unclip_core.pictures import as_seen, square, to_pictures, to_pixels
+from unclip_core.pictures import as_seen, opaque, square, to_pictures, to_pixels
 from unclip_core.request import GenerateRequest, check_work, checked, checked_prompt, need, stages_to, validate
 from unclip_core.sampling import PictureNoise, SampleStep
 
@@ -134,7 +134,7 @@ class UnCLIP:
             pictures = [pictures]
         if not pictures:
             raise RequestError("There is no picture to encode.", "picture_none")
-        return self.stages["clip"].encode_image(list(pictures))
+        return self.stages["clip"].encode_image([opaque(picture) for picture in pictures])
 
     # ---- caption -> z_i ----
 

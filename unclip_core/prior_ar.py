@@ -4,8 +4,8 @@ PCA orders z_i's components by falling eigenvalue; the first N are each quantise
 range and predicted one after another by a causal Transformer. Its prefix is the encoded caption, z_t, and a token for
 the quantised dot product z_i . z_t, which at sampling is drawn from the top half of its distribution.
 
-Letters: B rows, D embedding width, L caption tokens, W their width, N codes, S = L + 2 + N sequence, E Transformer width,
-V buckets, R the sampled rows (captions x samples each).
+Letters: B rows, D embedding width, L caption tokens, W their width, N codes, S = L + 2 + N sequence, E Transformer
+width, V buckets, R the sampled rows (captions x samples each).
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unclip_core.clip import TextFeatures
 from unclip_core.latents import PCA
-from unclip_core.layers import KeysValues, TransformerBlock
+from unclip_core.layers import KeysValues, TransformerBlock, timestep_embedding
 from unclip_core.sampling import PictureNoise, SampleStep
 
 
@@ -56,8 +56,9 @@ class ARPrior(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.buckets)
+        # Sinusoids, so that neighbouring buckets begin alike, those too that training never meets.
         for table in (self.dot_in, self.code_in):
-            nn.init.normal_(table.weight, std=0.02)
+            table.weight.data.copy_(0.1 * timestep_embedding(torch.arange(len(table.weight)), config.width))
         # Set by `fit`.
         self.register_buffer("pca_mean", torch.zeros(1, config.embed_dim))
         self.register_buffer("pca_components", torch.eye(config.embed_dim)[: config.n_codes].clone())  # [N, D]
@@ -69,7 +70,7 @@ class ARPrior(nn.Module):
 
     @torch.no_grad()
     def fit(self, z_i: Tensor, z_t: Tensor) -> None:
-        """Build the PCA, each code's range and the dot product's buckets from pairs z_i, z_t [M, D]; before training."""
+        """The PCA, each code's range and the dot product's buckets from pairs z_i, z_t [M, D], before training."""
         pca = PCA.fit(z_i)
         self.pca_mean.copy_(pca.mean.reshape(1, -1))
         self.pca_components.copy_(pca.components[: self.config.n_codes])

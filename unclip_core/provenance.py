@@ -8,12 +8,13 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from unclip_core import __version__
 from unclip_core.errors import RequestError
 
 KEY = "unclip-recipe"
@@ -136,8 +137,8 @@ def credentials_available() -> bool:
 def add_credentials(path: str | Path, certificate: str | Path, key: str | Path, title: str = SOFTWARE) -> Path:
     """Sign a PNG in place with C2PA content credentials (trainedAlgorithmicMedia), with the host's own key. Offline.
 
-    certificate: PEM chain; key: PEM private key for ES256. Raises RequestError if the package is absent or it fails; the
-    PNG and its recipe stay as they were.
+    certificate: PEM chain; key: PEM private key for ES256. Raises RequestError if the package is absent or it
+    fails; the PNG and its recipe stay as they were.
     """
     if not credentials_available():
         raise RequestError("Content credentials need the extra package: pip install c2pa-python.", "credentials_absent")
@@ -146,7 +147,7 @@ def add_credentials(path: str | Path, certificate: str | Path, key: str | Path, 
     path = Path(path)
     signed = path.with_suffix(".signed.png")
     manifest = {
-        "claim_generator_info": [{"name": SOFTWARE, "version": _version()}],
+        "claim_generator_info": [{"name": SOFTWARE, "version": __version__}],
         "title": title,
         "format": "image/png",
         "assertions": [
@@ -170,10 +171,3 @@ def add_credentials(path: str | Path, certificate: str | Path, key: str | Path, 
         signed.unlink(missing_ok=True)
         raise RequestError(f"Content credentials could not be added: {fault}", "credentials_failed") from fault
     return path
-
-
-def _version() -> str:
-    try:
-        return metadata.version("unclip-explorer")
-    except metadata.PackageNotFoundError:
-        return "0"

@@ -105,7 +105,7 @@ def checked(field: str, value: Any) -> Any:
 
 
 def checked_prompt(prompt: Any, empty: bool = False) -> str:
-    """A caption, its spaces tidied. Raises RequestError for what is no caption; `empty` allows "" (the null caption)."""
+    """A caption, its spaces tidied; `empty` allows "", the null caption. Raises RequestError for what is none."""
     if not isinstance(prompt, str):
         raise RequestError("The caption must be text.", "prompt_type")
     if len(prompt) > LONGEST_PROMPT:
@@ -141,9 +141,8 @@ def validate(request: GenerateRequest, model: Able) -> GenerateRequest:
             stage = "prior_ar"
         if values[field] is None:
             values[field] = model.defaults[stage][key]
-    for field in values:
-        if field in LIMITS or field in CHOICES:
-            values[field] = checked(field, values[field])
+    numbers_and_names = {name: value for name, value in values.items() if name in LIMITS or name in CHOICES}
+    values |= {name: checked(name, value) for name, value in numbers_and_names.items()}
     request = GenerateRequest(**values)
     _check_stages(request, model)
     check_work(

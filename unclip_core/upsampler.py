@@ -2,7 +2,8 @@
 
 The network is convolutions only, so it trains on crops and runs at full size; the smaller picture is resized and
 concatenated to the noised one. In training the smaller picture is corrupted, so that the upsampler forgives what the
-stage before it gets wrong: Gaussian blur for the first, a BSR-like chain of blur, resizing, noise and JPEG for the second.
+stage before it gets wrong: Gaussian blur for the first, for the second a BSR-like chain of blur, resizing, noise and
+JPEG.
 
 Letters: B pictures, C = 3 colours, H x W the large size, h x w the small one. Pictures lie in [-1, 1].
 """

@@ -1,0 +1,114 @@
+"""The decoder's conditioning: both ways z_i enters, the nulls, guidance, and the loss."""
+
+import pytest
+import torch
+from conftest import tiny_stages
+
+from unclip_core.clip import TextFeatures
+from unclip_core.decoder import Decoder, DecoderConfig
+from unclip_core.unet import UNetConfig
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return tiny_stages()["decoder"].requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, 64, generator=generator)
+    z_i = torch.nn.functional.normalize(torch.randn(2, 32, generator=generator), dim=-1)
+    tokens = torch.randn(2, 5, 32, generator=generator)
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    return x, torch.tensor([500, 20]), z_i, TextFeatures(tokens[:, 0], tokens, mask)
+
+
+def test_z_i_enters_the_timestep_and_four_tokens(decoder, inputs):
+    _, _, z_i, text = inputs
+    time_extra, context, mask = decoder.condition(z_i, text)
+    assert time_extra.shape == (2, 32) and context.shape == (2, 4 + 5, 32)
+    assert mask[:, :4].all() and torch.equal(mask[:, 4:], text.mask)
+    other_time, other_context, _ = decoder.condition(z_i.flip(0), text)
+    assert not torch.allclose(time_extra, other_time)
+    assert not torch.allclose(context[:, :4], other_context[:, :4])
+    torch.testing.assert_close(context[:, 4:], other_context[:, 4:])
+
+
+def test_dropping_is_what_leaving_out_is(decoder, inputs):
+    x, t, z_i, text = inputs
+    all_rows = torch.tensor([True, True])
+    torch.testing.assert_close(
+        decoder(x, t, z_i, text, all_rows, all_rows), decoder(x, t, None, None), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(decoder(x, t, z_i, text, None, all_rows), decoder(x, t, z_i, None), atol=1e-5, rtol=1e-5)
+    one = torch.tensor([True, False])
+    mixed, kept = decoder(x, t, z_i, text, one, one), decoder(x, t, z_i, text)
+    torch.testing.assert_close(mixed[1], kept[1])
+    assert not torch.allclose(mixed[0], kept[0])
+
+
+def test_padding_of_captions_changes_nothing(decoder, inputs):
+    x, t, z_i, text = inputs
+    noisy = text._replace(tokens=torch.where(text.mask[..., None], text.tokens, 99.0))
+    torch.testing.assert_close(decoder(x, t, z_i, noisy), decoder(x, t, z_i, text))
+
+
+def test_guidance_in_one_batch_is_guidance_in_two(decoder, inputs):
+    x, t, z_i, text = inputs
+    t = torch.full((2,), 400)
+    conditional = decoder.denoiser(z_i, text, 1.0, clip=None)(x, t)
+    rows = torch.tensor([True, True])
+    raw = decoder(x, t, z_i, text, rows, rows)
+    signal, sigma = decoder.config.schedule.signal_and_noise(t, x)
+    unconditional = signal * x - sigma * raw
+    wanted = unconditional + 3.0 * (conditional - unconditional)
+    torch.testing.assert_close(decoder.denoiser(z_i, text, 3.0, clip=None)(x, t), wanted, atol=1e-4, rtol=1e-4)
+    assert decoder.denoiser(z_i, text, 3.0)(x, t).abs().max() <= 1
+
+
+def test_fit_standardises(decoder):
+    decoder = Decoder(decoder.config)
+    z_i = torch.randn(500, 32) * 3 + 5
+    decoder.fit(z_i)
+    rows = decoder._image_rows(z_i, 500, None)
+    torch.testing.assert_close(rows.mean(0), torch.zeros(32), atol=1e-4, rtol=0)
+    torch.testing.assert_close(rows.std(0), torch.ones(32), atol=1e-4, rtol=0)
+
+
+def test_the_loss_drops_at_the_papers_rates(decoder, inputs, monkeypatch):
+    x, _, z_i, text = inputs
+    rows = torch.arange(2).repeat(1000)
+    dropped = []
+
+    def condition(z_i, text, batch, drop_image, drop_text):
+        dropped.append((drop_image.float().mean().item(), drop_text.float().mean().item()))
+        raise StopIteration
+
+    monkeypatch.setattr(decoder, "condition", condition)
+    with pytest.raises(StopIteration):
+        decoder.loss(x[rows], z_i[rows], text.index(rows), torch.Generator().manual_seed(0))
+    image, caption = dropped[0]
+    assert abs(image - 0.1) < 0.025 and abs(caption - 0.5) < 0.04
+
+
+def test_the_loss_falls(inputs):
+    torch.manual_seed(0)
+    x, _, z_i, text = inputs
+    x = x.clamp(-1, 1)
+    unet = UNetConfig(patch=8, widths=(16, 32), blocks=1, head_width=16, time_width=32, groups=8, context_width=16)
+    decoder = Decoder(DecoderConfig(unet, 32, 32))
+    optimizer = torch.optim.Adam(decoder.parameters(), 2e-3)
+    losses = []
+    for step in range(60):
+        loss = decoder.loss(x, z_i, text, torch.Generator().manual_seed(step % 6), weighting="sigmoid")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
+
+
+def test_a_context_width_is_needed():
+    with pytest.raises(ValueError, match="context"):
+        Decoder(DecoderConfig(UNetConfig(), 32, 32))

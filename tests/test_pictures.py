@@ -1,0 +1,127 @@
+"""What people bring as pictures: kinds that must come out right, and kinds that must be refused in words."""
+
+import io
+import pickle
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unclip_core.errors import RequestError
+from unclip_core.pictures import as_seen, open_picture, square, to_pictures, to_pixels
+
+
+def encoded(picture, kind="PNG", **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_claiming(width, height):
+    """A PNG of a few bytes that claims a size."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+RED = Image.new("RGB", (40, 30), (255, 0, 0))
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="64" height="64"/></svg>'
+
+BAD = {
+    "zero bytes": (b"", "empty"),
+    "text": (b"not a picture at all", "not a PNG"),
+    "svg": (SVG, "not a PNG"),
+    "svg named as png by its first bytes": (b"\x89PNG" + SVG, "not a PNG"),
+    "gif": (encoded(RED.convert("P"), "GIF"), "not a PNG"),
+    "tiff": (encoded(RED, "TIFF"), "not a PNG"),
+    "bmp": (encoded(RED, "BMP"), "not a PNG"),
+    "pickle": (pickle.dumps({"a": 1}), "not a PNG"),
+    "truncated png": (encoded(Image.effect_noise((200, 200), 90))[:5000], "damaged"),
+    "truncated jpeg": (encoded(Image.effect_noise((200, 200), 90), "JPEG")[:3000], "damaged"),
+    "truncated webp": (encoded(Image.effect_noise((200, 200), 90), "WEBP")[:3000], "damaged|not a PNG"),
+    "png of nothing": (png_claiming(64, 64), "damaged"),
+    "13000 x 13000": (png_claiming(13000, 13000), "million pixels"),
+    "claims four thousand million pixels": (png_claiming(65535, 65535), "million pixels"),
+    "1 x 60000": (png_claiming(1, 60000), "smaller than"),
+    "60000 x 10": (png_claiming(60000, 10), "too thin"),
+    "one pixel": (encoded(Image.new("RGB", (1, 1))), "smaller than"),
+    "30 MB of zeros": (bytes(30_000_000), "larger than"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_pictures_are_refused_in_words(name):
+    data, fault = BAD[name]
+    start = time.perf_counter()
+    with pytest.raises(RequestError, match=fault) as error:
+        open_picture(data)
+    assert time.perf_counter() - start < 2
+    assert error.value.code.startswith("picture")
+    assert open_picture(encoded(RED)).size == (40, 30)
+
+
+def test_a_missing_file_is_said(tmp_path):
+    with pytest.raises(RequestError, match="cannot be read"):
+        open_picture(tmp_path / "none.png")
+    with pytest.raises(RequestError, match="cannot be read"):
+        open_picture(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_the_three_formats(kind, tmp_path):
+    path = tmp_path / "misnamed.txt"
+    path.write_bytes(encoded(RED, kind))
+    picture = open_picture(path)
+    assert picture.mode == "RGB" and picture.size == (40, 30)
+    assert abs(np.asarray(picture, int) - (255, 0, 0)).max() < 6
+
+
+def test_transparency_is_laid_on_white():
+    clear = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
+    assert open_picture(encoded(clear)).getpixel((5, 5)) == (255, 255, 255)
+    half = Image.new("LA", (10, 10), (0, 128))
+    assert abs(open_picture(encoded(half)).getpixel((5, 5))[0] - 127) <= 1
+    palette = Image.new("P", (10, 10), 0)
+    assert open_picture(encoded(palette, transparency=0)).getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_exif_rotation_is_honoured():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    assert open_picture(encoded(RED, "JPEG", exif=exif)).size == (30, 40)
+
+
+def test_cmyk_and_16_bit_and_black_and_white():
+    cmyk = open_picture(encoded(RED.convert("CMYK"), "JPEG"))
+    assert abs(np.asarray(cmyk, int) - (255, 0, 0)).max() < 12
+    deep = Image.fromarray(np.full((20, 20), 32768, np.uint16))
+    assert abs(open_picture(encoded(deep)).getpixel((3, 3))[0] - 128) <= 1
+    assert open_picture(encoded(Image.new("1", (20, 20), 1))).getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_of_an_animation_the_first_picture():
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    for kind in ("PNG", "WEBP"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+        assert open_picture(data).getpixel((8, 8)) == (255, 0, 0)
+
+
+def test_tensors_and_back_are_exact():
+    picture = Image.effect_noise((64, 64), 80).convert("RGB")
+    pixels = to_pixels([picture, picture])
+    assert pixels.shape == (2, 3, 64, 64) and pixels.min() >= -1 and pixels.max() <= 1
+    assert np.array_equal(np.asarray(to_pictures(pixels)[1]), np.asarray(picture))
+    assert torch.equal(as_seen(pixels), pixels)
+
+
+def test_square_takes_the_middle():
+    wide = Image.new("RGB", (90, 30), "white")
+    wide.paste(Image.new("RGB", (30, 30), "red"), (30, 0))
+    assert np.asarray(square(wide, 10)).reshape(-1, 3).tolist() == [[255, 0, 0]] * 100
