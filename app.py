@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -12,11 +13,17 @@ from components import server
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Watch a caption become a picture, and look inside CLIP.")
     parser.add_argument("--pack", default="pocket", help="a pack's name or folder (default: pocket, which ships)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for the whole network")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument(
+        "--host",
+        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        help="address to listen on; 0.0.0.0 for the whole network",
+    )
+    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", 7860)))
     parser.add_argument("--share", action="store_true", help="make a temporary public address (needs a network)")
     parser.add_argument("--lang", choices=("en", "ko"), default="en", help="language for those who have not chosen")
-    parser.add_argument("--talk", action="store_true", help="large type for a projector, and a check that all works offline")
+    parser.add_argument(
+        "--talk", action="store_true", help="large type for a projector, and a check that all works offline"
+    )
     parser.add_argument("--mcp", action="store_true", help="serve the labs as MCP tools too (needs gradio[mcp])")
     parser.add_argument("--low-memory", action="store_true", help="keep only the stage at work in memory")
     return parser.parse_args()
@@ -38,7 +45,7 @@ def build(engine, talk: bool = False):
         shelf.bar()
         shelf.restore_on_load(demo)
         translate_on_switch(demo, bar)
-    return demo.queue(max_size=16, default_concurrency_limit=1)
+    return demo.queue(max_size=16, default_concurrency_limit=1, api_open=False)
 
 
 def main() -> None:

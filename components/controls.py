@@ -10,10 +10,12 @@ import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import gradio as gr
-from PIL import Image
+import PIL.Image
+from gradio.components.api_component import Api
+from gradio_client.utils import python_type_to_json_schema
 
 from components.engine import Engine
 from components.i18n import explain, lang_of, t, text
@@ -30,11 +32,10 @@ PLUMBING = {"api_visibility": "private", "show_progress": "hidden"}
 def guarded(handler: Callable) -> Callable:
     """Show what goes wrong in `handler` (a function or a generator) as a message in the visitor's language.
 
-    An UnclipError is the visitor's to put right and is shown as it is; anything else is logged, and said to be our fault.
+    An UnclipError is the visitor's to put right and is shown; anything else is logged, and said to be our fault.
     """
 
-    def shown(fault: Exception, args: tuple, kwargs: dict) -> gr.Error:
-        lang = lang_of(next((a for a in (*args, *kwargs.values()) if isinstance(a, gr.Request)), None))
+    def shown(fault: Exception, lang: str) -> gr.Error:
         if isinstance(fault, UnclipError):
             return gr.Error(explain(fault, lang), title=t("error.title", lang), print_exception=False)
         log.exception("a handler failed")
@@ -49,7 +50,7 @@ def guarded(handler: Callable) -> Callable:
             except gr.Error:
                 raise
             except Exception as fault:
-                raise shown(fault, args, kwargs) from None
+                raise shown(fault, lang_of()) from None
 
         return stream
 
@@ -60,57 +61,85 @@ def guarded(handler: Callable) -> Callable:
         except gr.Error:
             raise
         except Exception as fault:
-            raise shown(fault, args, kwargs) from None
+            raise shown(fault, lang_of()) from None
 
     return once
 
 
-# Inputs
+# Inputs. Gradio's own checks let NaN through and answer other faults in Python's words: these hand over what came,
+# and the core's checks (`unclip_core.request.checked`, `Engine.open`) name the fault.
 
 
-class PictureInput(gr.Image):
-    """An upload that hands over the file as it came; `Engine.open` checks it, so that faults get our own words."""
+class _AsSent:
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+    def get_block_name(self) -> str:
+        return type(self).__name__.lower()
+
+
+class Slider(_AsSent, gr.Slider):
+    """gr.Slider, unchecked."""
+
+
+class Number(_AsSent, gr.Number):
+    """gr.Number, unchecked."""
+
+
+class Radio(_AsSent, gr.Radio):
+    """gr.Radio, unchecked."""
+
+
+class Image(_AsSent, gr.Image):
+    """gr.Image that hands over the uploaded file's path, undecoded."""
 
     def preprocess(self, payload: Any) -> str | None:
         if payload is None or not payload.path or (payload.url or "").startswith("data:"):
             return None
         return str(payload.path)
 
-    def get_block_name(self) -> str:
-        return "image"
 
-
-def picture_input(label: str, **options: Any) -> PictureInput:
+def picture_input(label: str, **options: Any) -> Image:
     """A picture to start from: upload, paste, or a file path sent from the shelf. Handlers get a path or None."""
-    return PictureInput(
-        label=text(label), type="filepath", image_mode=None, sources=["upload", "clipboard"],
-        placeholder=text("shared.drop_picture"), buttons=[], **options,
-    )  # fmt: skip
+    return Image(
+        label=text(label),
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        placeholder=text("shared.drop_picture"),
+        buttons=[],
+        **options,
+    )
 
 
-def seed_input() -> tuple[gr.Number, gr.Button]:
+def seed_input() -> tuple[Number, gr.Button]:
     """A seed and a dice that draws a new one (in the browser)."""
     with gr.Row(elem_classes="seed-row"):
-        seed = gr.Number(
-            label=text("shared.seed"), info=text("shared.seed_info"), value=0, precision=0, minimum=LIMITS["seed"].low, maximum=LIMITS["seed"].high
+        seed = Number(
+            label=text("shared.seed"),
+            info=text("shared.seed_info"),
+            value=0,
+            precision=0,
+            minimum=LIMITS["seed"].low,
+            maximum=LIMITS["seed"].high,
         )
         dice = gr.Button(text("shared.random"), elem_classes="quiet dice", size="sm")
     dice.click(None, None, seed, js="() => Math.floor(Math.random() * 2147483647)", **PLUMBING)
     return seed, dice
 
 
-def steps_slider(engine: Engine, stage: str, label: str) -> gr.Slider:
+def steps_slider(engine: Engine, stage: str, label: str) -> Slider:
     """Steps of one stage ("decoder", "prior", "upsampler_256", "upsampler_1024", "invert"), at the pack's default."""
     limit = LIMITS.get(f"{stage}_steps", LIMITS["decoder_steps"])
     value = engine.default(stage, "steps", 25)
-    return gr.Slider(limit.low, limit.high, value=value, step=1, label=text(label), info=text("shared.steps_info"))
+    return Slider(limit.low, limit.high, value=value, step=1, label=text(label), info=text("shared.steps_info"))
 
 
-def guidance_slider(engine: Engine, stage: str, label: str) -> gr.Slider:
+def guidance_slider(engine: Engine, stage: str, label: str) -> Slider:
     """Guidance scale of one stage, at the pack's default; 1 is no guidance."""
     limit = LIMITS.get(f"{stage}_guidance", LIMITS["decoder_guidance"])
     value = engine.default(stage, "guidance", 2.0)
-    return gr.Slider(limit.low, limit.high, value=value, step=0.1, label=text(label), info=text("shared.guidance_info"))
+    return Slider(limit.low, limit.high, value=value, step=0.01, label=text(label), info=text("shared.guidance_info"))
 
 
 def run_and_stop(run: str = "shared.run") -> tuple[gr.Button, gr.Button]:
@@ -123,10 +152,10 @@ def run_and_stop(run: str = "shared.run") -> tuple[gr.Button, gr.Button]:
 # Pictures for the page
 
 
-def data_uri(picture: Image.Image, side: int | None = None, quality: int = 86) -> str:
+def data_uri(picture: PIL.Image.Image, side: int | None = None, quality: int = 86) -> str:
     """A picture as a WebP data address, for previews inside `gr.HTML`; shrunk to at most `side` pixels."""
     if side is not None and max(picture.size) > side:
-        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+        picture = picture.resize((side, side), PIL.Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -145,7 +174,10 @@ def parcel(path: str | Path) -> dict[str, Any]:
 def courier() -> gr.HTML:
     """An unseen component: give it `parcel(path)` and the browser downloads the file."""
     return gr.HTML(
-        value=None, html_template="<span></span>", js_on_load="unclip.courier(element, props, watch)", elem_classes="unseen"
+        value=None,
+        html_template="<span></span>",
+        js_on_load="unclip.courier(element, props, watch)",
+        elem_classes="unseen",
     )
 
 
@@ -155,19 +187,29 @@ def badge(engine: Engine, seconds: float | None, live: bool = True) -> dict[str,
 
 
 def endpoint(
-    handler: Callable, name: str, inputs: list[gr.components.Component], outputs: list[gr.components.Component]
+    handler: Callable, name: str, outputs: list[gr.components.Component], pictures: tuple[str, ...] = ()
 ) -> None:
-    """A lab's verb as a documented API endpoint and MCP tool: the docstring of `handler` is its description.
+    """A lab's verb as a documented API endpoint and MCP tool.
 
-    `inputs` and `outputs` are components made for this (`gr.Textbox(label="prompt")`, `gr.File(file_count="multiple")`);
-    their labels name the fields. Nothing of it shows in the page.
+    The signature and docstring (with Args) of `handler` are its description; parameters named in `pictures` are files,
+    given as paths. `outputs` are made with `render=False`, such as `gr.File(file_count="multiple", render=False)`.
+    Nothing of it shows in the page.
     """
+    inputs = []
     with gr.Group(visible=False):
-        for component in (*inputs, *outputs):
-            component.render()
-        gr.Button().click(
-            guarded(handler), inputs, outputs, api_name=name, concurrency_id="model", concurrency_limit=1
-        )
+        for parameter, kind in get_type_hints(handler).items():
+            if parameter == "return":
+                continue
+            default = inspect.signature(handler).parameters[parameter].default
+            default = None if default is inspect.Parameter.empty else default
+            if parameter in pictures:
+                inputs.append(Image(label=parameter, type="filepath"))
+            else:
+                inputs.append(Api(default, python_type_to_json_schema(kind), parameter))
+        for output in outputs:
+            output.render()
+        button = gr.Button()
+    button.click(guarded(handler), inputs, outputs, api_name=name, concurrency_id="model", concurrency_limit=1)
 
 
 # Components drawn by assets/js
@@ -176,10 +218,12 @@ def endpoint(
 def viewer(**options: Any) -> gr.HTML:
     """Pictures drawn large, each with its PNG download, and a slider over their denoising steps.
 
-    Value: {"pictures": [{"src" | "file", "name", "pixels"}], "frames": [{"stage", "index", "total", "pictures": [src]}],
-    "badge": badge(...), "note": text while there is nothing, "run": changes with every run}.
+    Value: {"pictures": [{"src" | "file", "name", "pixels"}], "frames": [{"stage", "index", "total", "pictures", "pixels"}],
+    "badge": badge(...), "note": text while there is nothing, "run": changes with every run}; a frame's pictures are `src`s.
     """
     return gr.HTML(
-        html_template="<div class='viewer'></div>", js_on_load="unclip.viewer(element, props, watch)", apply_default_css=False,
+        html_template="<div class='viewer'></div>",
+        js_on_load="unclip.viewer(element, props, watch)",
+        apply_default_css=False,
         **options,
-    )  # fmt: skip
+    )

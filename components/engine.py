@@ -1,6 +1,6 @@
 """The only bridge between the page and the core: requests in, streamed steps and saved pictures out.
 
-An engine holds a model and a folder of files, and nothing about any visitor: what belongs to a session lives in `gr.State`.
+An engine holds a model and a folder of files, and nothing of any visitor: a session's things live in `gr.State`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Engine:
         return f"{self.model.device.type.upper()} ×{torch.get_num_threads()}"
 
     def has(self, stage: str) -> bool:
-        """Whether the pack holds `stage` ("clip", "prior", "prior_ar", "decoder", "upsampler_256", "upsampler_1024", "pca")."""
+        """Whether the pack holds a stage: clip, prior, prior_ar, decoder, upsampler_256, upsampler_1024, pca."""
         return self.model.has(stage)
 
     def sizes(self) -> list[int]:
@@ -109,8 +109,13 @@ class Engine:
         return folder / name
 
     def save(
-        self, pictures: list[Image.Image], lab: str, request: dict[str, Any] | GenerateRequest, *,
-        z_i: torch.Tensor | None = None, parents: tuple[str, ...] = (),
+        self,
+        pictures: list[Image.Image],
+        lab: str,
+        request: dict[str, Any] | GenerateRequest,
+        *,
+        z_i: torch.Tensor | None = None,
+        parents: tuple[str, ...] = (),
     ) -> list[Made]:
         """Write finished pictures as PNG files, each with the recipe that makes it again.
 

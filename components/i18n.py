@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 LANGUAGES = ("en", "ko")
 FOLDER = Path(__file__).parent.parent / "assets" / "i18n"
@@ -60,11 +61,13 @@ def text(key: str, **values: Any) -> Text:
     return made
 
 
-def lang_of(request: gr.Request | None) -> str:
+def lang_of(request: gr.Request | None = None) -> str:
     """The language of the page a request came from: its `?lang=`, or the server's default.
 
-    The page sends its own address with every event, and the language switch keeps `lang` there.
+    The page sends its own address with every event, and the language switch keeps `lang` there. Without `request`, that
+    of the event being answered.
     """
+    request = request or LocalContext.request.get(None)
     chosen = dict(request.query_params).get("lang") if request is not None else None
     return chosen if chosen in LANGUAGES else _default
 
@@ -72,9 +75,10 @@ def lang_of(request: gr.Request | None) -> str:
 def explain(error: Exception, lang: str) -> str:
     """An UnclipError's message in the visitor's language where the tables know its code, else as it was raised."""
     key = f"error.{getattr(error, 'code', '')}"
-    if lang != "en" and key in strings():
-        return t(key, lang, **error.facts)
-    return str(error)
+    if lang == "en" or key not in strings():
+        return str(error)  # as the core worded it
+    named = {name: t(f"{name}.{fact}", lang) for name, fact in error.facts.items() if f"{name}.{fact}" in strings()}
+    return t(key, lang, **{**error.facts, **named})
 
 
 def _in_language(value: Any, lang: str) -> Any:

@@ -11,9 +11,11 @@ from components.i18n import LANGUAGES, default_language, in_language, lang_of, t
 def header() -> gr.HTML:
     """Brand, copy link, light or dark, language."""
     return gr.HTML(
-        html_template="<div></div>", js_on_load="unclip.header(element, trigger); 'language'", apply_default_css=False,
+        html_template="<div></div>",
+        js_on_load="unclip.header(element, trigger); 'language'",
+        apply_default_css=False,
         elem_id="header",
-    )  # fmt: skip
+    )
 
 
 def translate_on_switch(demo: gr.Blocks, bar: gr.HTML) -> None:

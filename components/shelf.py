@@ -1,8 +1,9 @@
 """The session's pictures, shared by every lab: lineage, send to, recall, download; and the page's addresses.
 
 A lab opens its tab with `shelf.tab(...)`, says with `shelf.connect(...)` which widgets hold its state, and puts what it
-makes on the shelf with `shelf.add(...)`. One mapping from names to widgets then serves permalinks (`?lab=create&prompt=...`),
-recall from the shelf, and PNG files dropped on the page, since a recipe's `request` uses the same names.
+makes on the shelf with `shelf.add(...)`. One mapping from names to widgets then serves permalinks
+(`?lab=create&prompt=...`), recall from the shelf, and PNG files dropped on the page: a recipe's `request` uses the same
+names.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import base64
 import io
 import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Shelf:
         self.items = gr.State([])
         self.labs: dict[str, Lab] = {}
         self.tabs: gr.Tabs | None = None
+        self._greeting: tuple[Callable[[str], dict[Any, Any]], list[gr.components.Component]] = (lambda lang: {}, [])
 
     # For labs
 
@@ -72,13 +74,20 @@ class Shelf:
         fields = self.labs[lab].fields
         event.then(None, list(fields.values()), None, js=_address_js(lab, fields), **PLUMBING)
 
+    def greet(self, greeting: Callable[[str], dict[Any, Any]], outputs: list[gr.components.Component]) -> None:
+        """What meets a visitor whose address names no lab: `greeting(lang)` gives values for `outputs` and fields."""
+        self._greeting = (greeting, outputs)
+
     # For the page
 
     def bar(self) -> None:
         """Draw the shelf and wire it. Called once, after every lab."""
         self.view = gr.HTML(
-            value={"items": [], "labs": []}, html_template="<div></div>", elem_id="shelf",
-            apply_default_css=False, js_on_load="unclip.shelf(element, props, watch, trigger, upload); 'act'; 'dropped'",
+            value={"items": [], "labs": []},
+            html_template="<div></div>",
+            elem_id="shelf",
+            apply_default_css=False,
+            js_on_load="unclip.shelf(element, props, watch, trigger, upload); 'act'; 'dropped'",
         )
         self.download = courier()
         self.items.change(self._show, self.items, self.view, **PLUMBING)
@@ -87,7 +96,7 @@ class Shelf:
 
     def restore_on_load(self, demo: gr.Blocks) -> None:
         """Fill the lab that the address names when the page opens."""
-        demo.load(self._from_address, None, self._targets(), **PLUMBING)
+        demo.load(self._from_address, None, self._targets(*self._greeting[1]), queue=False, **PLUMBING)
 
     def _targets(self, *others: gr.components.Component) -> list[gr.components.Component]:
         """Every component that a restored state may touch, each once."""
@@ -100,8 +109,12 @@ class Shelf:
         numbers = {item["id"]: len(items) - i for i, item in enumerate(items)}
         shown = [
             {
-                "id": item["id"], "number": numbers[item["id"]], "thumb": item["thumb"], "lab": item["recipe"]["lab"],
-                "name": item["name"], "parents": [numbers[p] for p in item["recipe"]["parents"] if p in numbers],
+                "id": item["id"],
+                "number": numbers[item["id"]],
+                "thumb": item["thumb"],
+                "lab": item["recipe"]["lab"],
+                "name": item["name"],
+                "parents": [numbers[p] for p in item["recipe"]["parents"] if p in numbers],
             }
             for item in items
         ]
@@ -145,7 +158,7 @@ class Shelf:
         query = dict(request.query_params)
         lab = self.labs.get(query.get("lab", ""))
         if lab is None:
-            return {self.tabs: gr.skip()}
+            return self._greeting[0](lang_of(request)) or {self.tabs: gr.skip()}
         return self._fill(lab, query)
 
     def _restored(self, recipe: dict[str, Any], lang: str) -> dict[Any, Any]:

@@ -17,12 +17,15 @@ PICTURE_STAGES = {"decoder": 64, "upsampler_256": 256, "upsampler_1024": 1024}
 PREVIEW_SIDE = 256
 
 
-def strip(engine: Engine) -> gr.HTML:
-    """The strip's component, at rest."""
+def strip(engine: Engine, value: dict[str, Any] | None = None) -> gr.HTML:
+    """The strip's component, at rest unless it is given something to show."""
     return gr.HTML(
-        value={"phase": "idle", "cells": resting_cells(engine)}, html_template="<div class='strip-frame'></div>",
-        js_on_load="unclip.strip(element, props, watch)", apply_default_css=False, elem_id="strip",
-    )  # fmt: skip
+        value=value or {"phase": "idle", "cells": resting_cells(engine)},
+        html_template="<div class='strip-frame'></div>",
+        js_on_load="unclip.strip(element, props, watch)",
+        apply_default_css=False,
+        elem_id="strip",
+    )
 
 
 def resting_cells(engine: Engine) -> dict[str, dict[str, Any]]:

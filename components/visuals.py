@@ -1,0 +1,84 @@
+"""What the labs draw: a board of labelled pictures that fills as they come, and a line chart.
+
+Labels made with `say` are looked up in the page, so that they follow the language switch.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from components.controls import badge, data_uri, file_data
+from components.engine import Engine, Made
+from components.strip import heat
+from unclip_core.latents import Latent
+
+Label = str | dict[str, Any]
+PREVIEW_SIDE = 256
+
+
+def say(key: str, **values: Any) -> dict[str, Any]:
+    """A label for the page to look up in its present language; values fill the text's `{name}` places."""
+    return {"key": key, "values": values}
+
+
+def two_places(value: float) -> str:
+    """A number for a label: 0.5 -> "0.50"."""
+    return f"{value:.2f}"
+
+
+class Board:
+    """Rows and columns of pictures, as the value of `board()`, from "waiting" to files to download."""
+
+    def __init__(self, engine: Engine, rows: Sequence[Label], columns: Sequence[Label] = ()) -> None:
+        """rows, columns: what stands beside and above them; "" for nothing."""
+        self.engine = engine
+        self.run = uuid.uuid4().hex[:8]
+        self.columns = list(columns)
+        self.rows = [{"label": label, "cells": [None] * max(1, len(columns))} for label in rows]
+        self.note: Label = ""
+
+    def put(self, row: int, column: int, picture: Image.Image | Made | None, name: Label, **more: Any) -> None:
+        """Fill a cell with a preview, or with a finished file. more: "note" below it, "share" done, "mark"."""
+        shown: dict[str, Any] = {"name": name, **more}
+        if isinstance(picture, Made):
+            shown["file"] = file_data(picture.path)
+        elif picture is not None:
+            shown["src"] = data_uri(picture, PREVIEW_SIDE, quality=92)
+        self.rows[row]["cells"][column] = shown
+
+    def put_embedding(self, row: int, column: int, latent: Latent, name: Label, **more: Any) -> None:
+        """Fill a cell with the numbers of an embedding, coloured."""
+        self.rows[row]["cells"][column] = {"name": name, "values": heat(latent.z_i[0]), **more}
+
+    def value(self, phase: str = "running", seconds: float | None = None) -> dict[str, Any]:
+        """What the page draws. phase: "running" or "done"; seconds: what it took, for the badge."""
+        shown = {"run": self.run, "phase": phase, "columns": self.columns, "rows": self.rows, "note": self.note}
+        return shown if seconds is None else {**shown, "badge": badge(self.engine, seconds)}
+
+
+def board(note: str = "", **options: Any) -> gr.HTML:
+    """The component that draws a Board; `note` is the key of what stands there before anything does."""
+    return gr.HTML(
+        value={"phase": "idle", "columns": [], "rows": [], "note": say(note) if note else ""},
+        html_template="<div></div>",
+        js_on_load="unclip.board(element, props, watch)",
+        apply_default_css=False,
+        **options,
+    )
+
+
+def chart(**options: Any) -> gr.HTML:
+    """A line chart. Value: {"title", "x": {"label", "low", "high"}, "y": the same, "lines": [{"label", "tint": "violet" |
+    "coral", "points": [[x, y]]}], "at": x of a marker}, labels by `say`; None draws nothing."""
+    return gr.HTML(
+        value=None,
+        html_template="<div></div>",
+        js_on_load="unclip.chart(element, props, watch)",
+        apply_default_css=False,
+        **options,
+    )
