@@ -82,11 +82,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 def _generate(options: argparse.Namespace) -> int:
     import dataclasses
 
-    from unclip_core.pipeline import UnCLIP
-    from unclip_core.provenance import save_png
     from unclip_core.request import GenerateRequest, checked_prompt, validate
 
     checked_prompt(options.prompt)  # before the seconds that loading takes
+    from unclip_core.pipeline import UnCLIP
+    from unclip_core.provenance import save_png
+
     model = UnCLIP.load(options.pack, options.device, options.dtype)
     fields = [field.name for field in dataclasses.fields(GenerateRequest)]
     request = validate(GenerateRequest(**{name: getattr(options, name) for name in fields}), model)
