@@ -28,8 +28,16 @@ ROW = {name: number for number, names in enumerate(ROWS) for name in names}
 
 
 def imports(path):
-    """(line, module) of every import in a file, lazy ones too; "unclip_core.x" for `from unclip_core import x`."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    """(line, module) of every import in a file, lazy ones too; "unclip_core.x" for `from unclip_core import x`.
+
+    Imports for annotations alone (`if TYPE_CHECKING:`) are left out: they are not run.
+    """
+    tree = ast.parse(path.read_text("utf-8"))
+    unrun = [n for n in ast.walk(tree) if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING"]
+    skipped = {id(inner) for block in unrun for inner in ast.walk(block)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -74,11 +74,11 @@ class UnCLIP:
         device: "auto", "cpu", "cuda", "mps"; dtype of the UNets: "auto", "bfloat16", "float16", "float32".
         low_memory: stages of a large pack wait on disk and are read when needed. Raises PackError or RequestError.
         """
+        from unclip_core import karlo
+
         place = pick_device(device)
         kind = pick_dtype(dtype, place)
-        if str(pack) == "karlo" or (Path(pack) / "model_index.json").is_file():  # the published weights, as published
-            from unclip_core import karlo
-
+        if karlo.is_karlo(pack):
             return cls(**karlo.load(pack, place, kind, low_memory), device=place)
         return cls(**load_pack(pack, place, kind), device=place)
 
@@ -225,13 +225,15 @@ class UnCLIP:
         steps: int | None = None,
         eta: float = 0.0,
         seed: int = 0,
+        sampler: str | None = None,
     ) -> list[Image.Image]:
         """Latent or z_i [B, D] -> B pictures of size 64, 256 or 1024.
 
         With an x_T of its own (from `invert`) a latent is decoded without guidance by as many ddim steps as the
         inversion takes, unless told otherwise; from the seed's noise, with the pack's own defaults.
         """
-        return _last(self.decode_steps(latent, size, caption, guidance, steps, eta, seed, preview_every=1000)).pictures
+        drawn = self.decode_steps(latent, size, caption, guidance, steps, eta, seed, sampler, preview_every=1000)
+        return _last(drawn).pictures
 
     def decode_steps(
         self,
@@ -242,6 +244,7 @@ class UnCLIP:
         steps: int | None = None,
         eta: float = 0.0,
         seed: int = 0,
+        sampler: str | None = None,
         preview_every: int = 1,
     ) -> Iterator[Step]:
         """`decode`, step by step."""
@@ -254,12 +257,14 @@ class UnCLIP:
         if guidance is None:
             guidance = 1.0 if inverted else defaults["guidance"]
         eta = checked("eta", eta)
+        if sampler is None:
+            sampler = "ddim" if inverted or eta > 0 else defaults["sampler"]
         drawing = _Drawing(
             size=checked("size", size),
             seed=checked("seed", seed),
             guidance=checked("decoder_guidance", guidance),
             steps=checked("decoder_steps", steps),
-            sampler="ddim" if inverted or eta > 0 else defaults["sampler"],
+            sampler=checked("sampler", sampler),
             eta=eta,
             steps_256=self._upsampling_steps("upsampler_256"),
             steps_1024=self._upsampling_steps("upsampler_1024"),

@@ -95,7 +95,12 @@ def checked(field: str, value: Any) -> Any:
                 f"{_start(label)} must be one of {listed}; it was {_brief(value)}.", "choice", field=field
             )
         return choices[choices.index(value)]
-    label, low, high, whole = LIMITS[field]
+    return checked_number(LIMITS[field], value, field)
+
+
+def checked_number(limit: Limit, value: Any, field: str) -> int | float:
+    """A number within its limit, as int or float. Raises RequestError that says what it may be."""
+    label, low, high, whole = limit
     span = f"{_start(label)} must be a {'whole ' if whole else ''}number from {low:g} to {high:.10g}"
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     # NaN fails the comparison; a whole number too large for a float passes through it.
