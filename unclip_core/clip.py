@@ -128,7 +128,7 @@ class Clip(nn.Module):
         return [self._tokenizer.encoder[c] for c in body[:-1]] + [self._tokenizer.encoder[body[-1] + end]]
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """Captions -> [B, context_length] int64 rows of the token table; too long a caption is cut, its end mark kept."""
+        """Captions -> [B, context_length] int64 token rows; too long a caption is cut, its end mark kept."""
         rows = torch.zeros(len(captions), self.context_length, dtype=torch.int64)
         for i, caption in enumerate(captions):
             ids = [t for token in self._tokenizer.encode(caption) for t in self._spell(token)]
@@ -159,7 +159,9 @@ class Clip(nn.Module):
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1], any size -> z_i [B, D]; differentiable."""
         if pixels.shape[-1] != self.image_size or pixels.shape[-2] != self.image_size:
-            pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bicubic", antialias=True).clamp(-1, 1)
+            pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bicubic", antialias=True).clamp(
+                -1, 1
+            )
         shift = [(2 * m - 1) for m in self.config.mean]
         scale = [2 * s for s in self.config.std]
         if any(shift) or any(s != 1 for s in scale):  # from [-1, 1] to the tower's own mean and spread

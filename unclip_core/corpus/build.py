@@ -1,7 +1,8 @@
 """Builds the pocket corpus: ``python -m unclip_core corpus --out FOLDER``.
 
-Sets, each a folder of shards: ``train`` (singles, placed, pairs, shapes, cards, labelled), ``held_out_pairs`` (1,000
-(concept, style) pairs kept from every training set), ``held_out_style`` (a whole style), ``hires`` and ``hires_held_out``
+Sets, each a folder of shards: ``train`` (singles, placed, pairs, shapes, cards, labelled),
+``held_out_pairs`` (1,000 (concept, style) pairs kept from every training set), ``held_out_style`` (a whole style),
+``hires`` and ``hires_held_out``
 (1024 px renderings for the upsamplers). A finished set is not built again.
 """
 
@@ -60,7 +61,9 @@ def choose_held_out(drawings: list[Drawing], pictures: dict[str, Image.Image], r
     styles = defaultdict(lambda: defaultdict(list))
     for drawing in drawings:
         if drawing.tone == 0 and drawing.style != HELD_OUT_STYLE.style:
-            styles[drawing.concept.code][drawing.style].append(flatten(pictures[drawing.key]).resize((16, 16), Image.BOX).tobytes())
+            styles[drawing.concept.code][drawing.style].append(
+                flatten(pictures[drawing.key]).resize((16, 16), Image.BOX).tobytes()
+            )
     chosen, codes = set(), sorted(code for code in styles if len(styles[code]) >= 5)
     rng.shuffle(codes)
     for code in codes:
@@ -77,13 +80,17 @@ def choose_held_out(drawings: list[Drawing], pictures: dict[str, Image.Image], r
     return chosen
 
 
-def singles(drawings: list[Drawing], pictures: dict[str, Image.Image], rng: Random) -> Iterator[tuple[str, Image.Image, dict]]:
+def singles(
+    drawings: list[Drawing], pictures: dict[str, Image.Image], rng: Random
+) -> Iterator[tuple[str, Image.Image, dict]]:
     for drawing in drawings:
         texts = captions.of_single(drawing.concept, drawing.style, drawing.tone, rng)
         yield drawing.key, flatten(pictures[drawing.key]), fields(drawing, "single", texts)
 
 
-def composed(drawings: list[Drawing], pictures: dict[str, Image.Image], rng: Random) -> Iterator[tuple[str, Image.Image, dict]]:
+def composed(
+    drawings: list[Drawing], pictures: dict[str, Image.Image], rng: Random
+) -> Iterator[tuple[str, Image.Image, dict]]:
     core = [d for d in drawings if is_core(d)]
     rest = [d for d in drawings if not is_core(d) and d.tone == 0 and d.concept.group in ("people", "symbols", "flags")]
     words = sorted({d.concept.label.lower() for d in core if d.concept.label.isalpha() and len(d.concept.label) <= 8})
@@ -106,7 +113,11 @@ def composed(drawings: list[Drawing], pictures: dict[str, Image.Image], rng: Ran
                 picture, texts = scenes.card(rng.choice(words), SIZE, rng)
             else:
                 picture, texts = scenes.labelled(first, rng.choice(words), SIZE, rng)
-            yield f"{kind}_{index:05d}", picture, fields(first[0] if kind in ("placed", "labelled") else None, kind, texts)
+            yield (
+                f"{kind}_{index:05d}",
+                picture,
+                fields(first[0] if kind in ("placed", "labelled") else None, kind, texts),
+            )
 
 
 def hires(drawings: list[Drawing], rng: Random) -> Iterator[tuple[str, Image.Image, dict]]:

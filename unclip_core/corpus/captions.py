@@ -1,4 +1,4 @@
-"""What a picture is called, in English and Korean. Every function is pure: the same arguments and `Random`, the same words."""
+"""What a picture is called, in English and Korean. The same arguments give the same words."""
 
 from __future__ import annotations
 
@@ -52,11 +52,22 @@ def quoted_korean(word: str) -> str:
 
 def of_single(concept: Concept, style: str, tone: int, rng: Random) -> list[str]:
     """Captions of one concept alone: plain first, then with keywords, keywords alone, and with the style named."""
-    name, thing, korean = english_name(concept, tone), with_article(english_name(concept, tone), concept), korean_name(concept, tone)
+    name, thing, korean = (
+        english_name(concept, tone),
+        with_article(english_name(concept, tone), concept),
+        korean_name(concept, tone),
+    )
     style_en, style_ko = STYLE_NAMES[style]
     tags = rng.sample(concept.tags, min(len(concept.tags), 4))
     tags_ko = rng.sample(concept.tags_ko, min(len(concept.tags_ko), 4))
-    english = [name, thing, f"a picture of {thing}", f"{name} emoji", f"{name} in {style_en} style", f"a {style_en} drawing of {thing}"]
+    english = [
+        name,
+        thing,
+        f"a picture of {thing}",
+        f"{name} emoji",
+        f"{name} in {style_en} style",
+        f"a {style_en} drawing of {thing}",
+    ]
     korean_captions = [korean, f"{korean} 그림", f"{style_ko} 스타일의 {korean}"]
     if tags:
         english += [f"{name}, {', '.join(tags[:3])}", " ".join(tags), tags[0]]
@@ -92,9 +103,18 @@ def of_pair(first: str, second: str, first_ko: str, second_ko: str, relation: st
 
 def of_word(word: str) -> list[str]:
     """Captions of a card with a word on it."""
-    return [f'the word "{word}"', f"a sign that says {word}", f'a card that says "{word}"', f"{quoted_korean(word)} 쓰인 카드"]
+    return [
+        f'the word "{word}"',
+        f"a sign that says {word}",
+        f'a card that says "{word}"',
+        f"{quoted_korean(word)} 쓰인 카드",
+    ]
 
 
 def of_labelled(thing: str, korean: str, word: str) -> list[str]:
     """Captions of a thing with a word written over it."""
-    return [f'{thing} with the word "{word}" on it', f'{thing} labelled "{word}"', f"{quoted_korean(word)} 쓰인 {korean}"]
+    return [
+        f'{thing} with the word "{word}" on it',
+        f'{thing} labelled "{word}"',
+        f"{quoted_korean(word)} 쓰인 {korean}",
+    ]

@@ -15,33 +15,37 @@ GROUPS = ("faces", "people", "components", "animals", "food", "travel", "activit
 TONES = ("", "light", "medium-light", "medium", "medium-dark", "dark")
 # Names that no rule maps to the emojibase label.
 ALIASES = {
-    "bathtub": "bathtub", "aubergine": "eggplant", "crazy-face": "zany-face", "hugging-face": "smiling-face-with-open-hands",
-    "pouting-face": "enraged-face", "direct-hit": "bullseye", "adult": "person", "dizzy-face": "face-with-crossed-out-eyes",
-    "bear-face": "bear", "cat-face-with-tears-of-joy": "cat-with-tears-of-joy", "crying-cat-face": "crying-cat",
-    "cat-face-with-wry-smile": "cat-with-wry-smile", "grinning-cat-face": "grinning-cat", "kissing-cat-face": "kissing-cat",
-    "pouting-cat-face": "pouting-cat", "weary-cat-face": "weary-cat", "smiling-cat-face-with-heart-eyes": "smiling-cat-with-heart-eyes",
-    "grinning-cat-face-with-smiling-eyes": "grinning-cat-with-smiling-eyes", "lion-face": "lion", "panda-face": "panda",
-    "fox-face": "fox", "unicorn-face": "unicorn", "frog-face": "frog", "hamster-face": "hamster", "koala-face": "koala",
-    "rhino": "rhinoceros", "whale": "whale", "turtle-1": "turtle", "beermug": "beer-mug", "clinkingbeermugs": "clinking-beer-mugs",
-    "anguish": "anguished-face", "angry": "angry-face", "astonished": "astonished-face", "aok": "ok-hand",
-    "2hearts": "two-hearts", "automatedtellermachine": "atm-sign", "articulatedlorry": "articulated-lorry",
-    "cake": "birthday-cake", "birthdaycake": "birthday-cake", "strawberry-1": "strawberry", "redapple": "red-apple",
-    "greenapple": "green-apple", "banknoteeuro": "euro-banknote", "banknotedollar": "dollar-banknote",
-    "banknotepound": "pound-banknote", "banknoteyen": "yen-banknote", "americasglobe": "globe-showing-americas",
-    "asiaaustraliaglobe": "globe-showing-asia-australia", "europeafricaglobe": "globe-showing-europe-africa",
-    "frenchfries": "french-fries", "ricecracker": "rice-cracker", "hottopping": "hot-beverage", "hotbeverage": "hot-beverage",
-    "sliceofpizza": "pizza", "slice-of-pizza": "pizza", "hamburger": "hamburger", "earofmaize": "ear-of-corn",
-    "ear-of-maize": "ear-of-corn", "shortcake": "shortcake", "grinningface": "grinning-face", "smilingfacewithsunglasses": "smiling-face-with-sunglasses",
-    "speakingheadinsilhouette": "speaking-head", "personwithblondhair": "person-blond-hair", "policeofficer": "police-officer",
-    "police-cars-light": "police-car-light", "snowman": "snowman", "whitesmilingface": "smiling-face", "heart": "red-heart",
-    "blackheart": "heart-suit", "heavyblackheart": "red-heart", "thumbsup": "thumbs-up", "thumbsdown": "thumbs-down",
-    "bride-with-veil": "person-with-veil", "blond-haired-person": "person-blond-hair", "bearded-person": "person-beard",
-    "motor-cycle": "motorcycle", "father-christmas": "santa-claus", "horse-1": "horse", "bactriancamel": "two-hump-camel",
-    "dromedarycamel": "camel", "honeybee": "honeybee", "ladybeetle": "lady-beetle", "poultryleg": "poultry-leg",
-    "roastedsweetpotato": "roasted-sweet-potato", "spaghetti": "spaghetti", "cookedrice": "cooked-rice", "curryandrice": "curry-rice",
-    "steamingbowl": "steaming-bowl", "fishcakewithswirldesign": "fish-cake-with-swirl", "icecream": "ice-cream",
-    "softicecream": "soft-ice-cream", "babychick": "baby-chick", "frontfacingbabychick": "front-facing-baby-chick",
-    "firengine": "fire-engine", "amazed-face": "astonished-face", "amusing-face": "grinning-squinting-face",
+    "2hearts": "two-hearts", "adult": "person", "amazed-face": "astonished-face",
+    "americasglobe": "globe-showing-americas", "amusing-face": "grinning-squinting-face", "angry": "angry-face",
+    "anguish": "anguished-face", "aok": "ok-hand", "articulatedlorry": "articulated-lorry",
+    "asiaaustraliaglobe": "globe-showing-asia-australia", "astonished": "astonished-face", "aubergine": "eggplant",
+    "automatedtellermachine": "atm-sign", "babychick": "baby-chick", "bactriancamel": "two-hump-camel",
+    "banknotedollar": "dollar-banknote", "banknoteeuro": "euro-banknote", "banknotepound": "pound-banknote",
+    "banknoteyen": "yen-banknote", "bear-face": "bear", "bearded-person": "person-beard", "beermug": "beer-mug",
+    "birthdaycake": "birthday-cake", "blackheart": "heart-suit", "blond-haired-person": "person-blond-hair",
+    "bride-with-veil": "person-with-veil", "cake": "birthday-cake",
+    "cat-face-with-tears-of-joy": "cat-with-tears-of-joy", "cat-face-with-wry-smile": "cat-with-wry-smile",
+    "clinkingbeermugs": "clinking-beer-mugs", "cookedrice": "cooked-rice", "crazy-face": "zany-face",
+    "crying-cat-face": "crying-cat", "curryandrice": "curry-rice", "direct-hit": "bullseye",
+    "dizzy-face": "face-with-crossed-out-eyes", "dromedarycamel": "camel", "ear-of-maize": "ear-of-corn",
+    "earofmaize": "ear-of-corn", "europeafricaglobe": "globe-showing-europe-africa",
+    "father-christmas": "santa-claus", "firengine": "fire-engine",
+    "fishcakewithswirldesign": "fish-cake-with-swirl", "fox-face": "fox", "frenchfries": "french-fries",
+    "frog-face": "frog", "frontfacingbabychick": "front-facing-baby-chick", "greenapple": "green-apple",
+    "grinning-cat-face": "grinning-cat", "grinning-cat-face-with-smiling-eyes": "grinning-cat-with-smiling-eyes",
+    "grinningface": "grinning-face", "hamster-face": "hamster", "heart": "red-heart",
+    "heavyblackheart": "red-heart", "horse-1": "horse", "hotbeverage": "hot-beverage", "hottopping": "hot-beverage",
+    "hugging-face": "smiling-face-with-open-hands", "icecream": "ice-cream", "kissing-cat-face": "kissing-cat",
+    "koala-face": "koala", "ladybeetle": "lady-beetle", "lion-face": "lion", "motor-cycle": "motorcycle",
+    "panda-face": "panda", "personwithblondhair": "person-blond-hair", "police-cars-light": "police-car-light",
+    "policeofficer": "police-officer", "poultryleg": "poultry-leg", "pouting-cat-face": "pouting-cat",
+    "pouting-face": "enraged-face", "redapple": "red-apple", "rhino": "rhinoceros", "ricecracker": "rice-cracker",
+    "roastedsweetpotato": "roasted-sweet-potato", "slice-of-pizza": "pizza", "sliceofpizza": "pizza",
+    "smiling-cat-face-with-heart-eyes": "smiling-cat-with-heart-eyes",
+    "smilingfacewithsunglasses": "smiling-face-with-sunglasses", "softicecream": "soft-ice-cream",
+    "speakingheadinsilhouette": "speaking-head", "steamingbowl": "steaming-bowl", "strawberry-1": "strawberry",
+    "thumbsdown": "thumbs-down", "thumbsup": "thumbs-up", "turtle-1": "turtle", "unicorn-face": "unicorn",
+    "weary-cat-face": "weary-cat", "whitesmilingface": "smiling-face",
 }  # fmt: skip
 
 
@@ -132,7 +136,13 @@ class _Names:
                     base = name[: -len(ending)]
                     if base in self.by_name and self.by_name[base].group in ("people", "activities"):
                         name, tone = base, index
-        for candidate in (name, name.replace("flag-for-flag-", "flag-").replace("flag-for-", "flag-"), re.sub(r"-\d$", "", name), name + "-face", re.sub(r"-\d$", "", name) + "-face"):
+        for candidate in (
+            name,
+            name.replace("flag-for-flag-", "flag-").replace("flag-for-", "flag-"),
+            re.sub(r"-\d$", "", name),
+            name + "-face",
+            re.sub(r"-\d$", "", name) + "-face",
+        ):
             concept = self.by_name.get(candidate) or self.by_squashed.get(candidate.replace("-", ""))
             if concept:
                 return concept, tone

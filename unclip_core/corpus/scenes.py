@@ -50,7 +50,10 @@ def _pair(canvas: Image.Image, first: Image.Image, second: Image.Image, relation
     size, reach = canvas.width, canvas.width * rng.uniform(0.23, 0.26)
     for picture, sign in ((first, 1), (second, -1)):
         jitter = rng.uniform(-0.06, 0.06) * size
-        centre = (size / 2 + sign * dx * reach + (jitter if dy else 0), size / 2 + sign * dy * reach + (jitter if dx else 0))
+        centre = (
+            size / 2 + sign * dx * reach + (jitter if dy else 0),
+            size / 2 + sign * dy * reach + (jitter if dx else 0),
+        )
         _paste(canvas, picture, centre, size * rng.uniform(0.4, 0.49))
 
 
@@ -107,7 +110,9 @@ def shapes(size: int, rng: Random) -> tuple[Image.Image, list[str]]:
     return canvas, captions.of_pair(one, two, one_ko, two_ko, relation)
 
 
-def write(canvas: Image.Image, word: str, box: tuple[float, float, float], colour: tuple[int, int, int], weight: int) -> None:
+def write(
+    canvas: Image.Image, word: str, box: tuple[float, float, float], colour: tuple[int, int, int], weight: int
+) -> None:
     """Writes `word` centred at box[:2] (pixels), no wider than box[2], with Pillow's own font; `weight` thickens it."""
     draw = ImageDraw.Draw(canvas)
     points = 0.5 * canvas.height
@@ -129,7 +134,7 @@ def card(word: str, size: int, rng: Random) -> tuple[Image.Image, list[str]]:
 
 
 def labelled(sprite: Sprite, word: str, size: int, rng: Random) -> tuple[Image.Image, list[str]]:
-    """A thing with a word written over it, on a strip of paper or straight on the picture (the typographic attack's food)."""
+    """A thing with a word written over it, on a strip of paper or straight on it: what a typographic attack is."""
     drawing, picture = sprite
     canvas = Image.new("RGB", (size, size), "white")
     _paste(canvas, picture, (size / 2, size / 2), size * rng.uniform(0.75, 1.0))
@@ -137,7 +142,9 @@ def labelled(sprite: Sprite, word: str, size: int, rng: Random) -> tuple[Image.I
     ink = (20, 20, 25)
     if rng.random() < 0.7:
         tall = size * rng.uniform(0.13, 0.18)
-        ImageDraw.Draw(canvas).rectangle((size / 2 - wide / 2 - 4, y - tall, size / 2 + wide / 2 + 4, y + tall), fill="white")
+        ImageDraw.Draw(canvas).rectangle(
+            (size / 2 - wide / 2 - 4, y - tall, size / 2 + wide / 2 + 4, y + tall), fill="white"
+        )
     elif rng.random() < 0.5:
         ink = (255, 255, 255)
     write(canvas, rng.choice([word, word, word.upper()]), (size / 2, y, wide), ink, rng.choice([0, 1, 1]))

@@ -1,6 +1,6 @@
 """Image-text data as WebDataset tar shards: ``KEY.png`` (or jpg, webp), ``KEY.txt``, ``KEY.json``.
 
-It is also what img2dataset writes, so a folder of somebody's own pictures trains without change: a sample's captions are
+It is also what img2dataset writes, so a folder of one's own pictures trains without change: a sample's captions are
 ``json["captions"]`` where there are several, otherwise the text of ``KEY.txt``.
 """
 
@@ -21,9 +21,9 @@ PICTURES = ("png", "jpg", "jpeg", "webp")
 
 
 def write_shards(folder: Path, samples: Iterable[tuple[str, Image.Image, dict]], per_shard: int = 2000) -> int:
-    """Writes (key, picture, fields) samples as ``00000.tar`` …; ``fields["captions"][0]`` becomes the text. Returns the count.
+    """Writes (key, picture, fields) samples as ``00000.tar`` …; ``fields["captions"][0]`` becomes the text.
 
-    A shard appears under its name only when it is whole, so that work cut short leaves no damaged file.
+    Returns the count. A shard appears under its name only when it is whole, so that work cut short leaves no damage.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count, tar, partial = 0, None, None
@@ -34,7 +34,11 @@ def write_shards(folder: Path, samples: Iterable[tuple[str, Image.Image, dict]],
             tar = tarfile.open(partial, "w")
         data = io.BytesIO()
         picture.save(data, "PNG", compress_level=3)
-        members = {"png": data.getvalue(), "txt": fields["captions"][0].encode(), "json": json.dumps(fields, ensure_ascii=False).encode()}
+        members = {
+            "png": data.getvalue(),
+            "txt": fields["captions"][0].encode(),
+            "json": json.dumps(fields, ensure_ascii=False).encode(),
+        }
         for ending, content in members.items():
             info = tarfile.TarInfo(f"{key}.{ending}")
             info.size = len(content)
@@ -51,13 +55,15 @@ def _close(tar: tarfile.TarFile | None, partial: Path | None) -> None:
 
 
 def read_shards(folder: Path) -> Iterator[dict]:
-    """Samples of every ``*.tar`` below `folder` in order: {"key", "picture": encoded bytes, "captions": [...], other fields}.
+    """Samples of every ``*.tar`` below `folder` in order: {"key", "picture": encoded bytes, "captions": [...], ...}.
 
     Raises UnclipError when there is no shard, or a shard cannot be read.
     """
     shards = sorted(Path(folder).rglob("*.tar"))
     if not shards:
-        raise UnclipError(f"No .tar shards in {folder}. Build the corpus first (python -m unclip_core corpus) or name another folder.")
+        raise UnclipError(
+            f"No .tar shards in {folder}. Build the corpus first (python -m unclip_core corpus) or name another folder."
+        )
     for shard in shards:
         try:
             with tarfile.open(shard) as tar:

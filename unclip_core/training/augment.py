@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def augment(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """[B, 3, S, S] in [-1, 1] -> [B, 3, size, size]: moved, scaled, turned a little, recoloured a little, some blurred."""
+    """[B, 3, S, S] in [-1, 1] -> [B, 3, size, size]: moved, scaled, turned, recoloured, all a little, some blurred."""
     batch = len(pixels)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training data in memory: shards read once into a uint8 array on disk (mapped, shared between processes) and captions."""
+"""Training data in memory: shards read once into a uint8 array on disk (mapped, shared by processes) and captions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from unclip_core.corpus.shards import decode_picture, read_shards
 
 # How often each kind of picture is drawn, per picture, relative to a plain drawing of the core world.
-CLIP_WEIGHTS = {"single": 1.0, "placed": 0.5, "pair": 0.35, "shapes": 0.35, "card": 0.35, "labelled": 0.35}
+CLIP_WEIGHTS = {"single": 1.0, "placed": 0.25, "pair": 0.12, "shapes": 0.12, "card": 0.15, "labelled": 0.15}
 PIXEL_WEIGHTS = {"single": 1.0, "placed": 0.12, "pair": 0.06, "shapes": 0.12, "card": 0.04, "labelled": 0.04}
 
 
@@ -46,8 +46,9 @@ class ImageText:
 
 
 def load(folder: Path, size: int, limit: int | None = None) -> ImageText:
-    """All samples (or the first `limit`) below `folder`, squared and area-averaged to `size` px. The decoded pictures are kept beside the
-    shards as ``cache-SIZE.npy`` and made again when the shards change.
+    """All samples (or the first `limit`) below `folder`, squared and area-averaged to `size` px.
+
+    The decoded pictures are kept beside the shards as ``cache-SIZE.npy`` and made again when the shards change.
 
     Raises UnclipError when there are no shards.
     """

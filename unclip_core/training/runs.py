@@ -26,7 +26,9 @@ def averaged(runs: Path, stage: str) -> tuple[dict, dict[str, Tensor]]:
     """(config, averaged weights) of a run's last checkpoint. Raises UnclipError where there is none."""
     path = Path(runs) / stage / "last.pt"
     if not path.exists():
-        raise UnclipError(f"There is no trained {stage} at {path}. Train it first: python -m unclip_core train --stage {stage}.")
+        raise UnclipError(
+            f"There is no trained {stage} at {path}. Train it first: python -m unclip_core train --stage {stage}."
+        )
     state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     return state["configs"][stage], state["ema"]
 
@@ -67,9 +69,18 @@ def make_pack(runs: Path, data: Path, out: Path, base: str | None = None, defaul
     elif old:
         stages["pca"] = ({}, old.tensors("pca"))
     rows = json.loads((data / "corpus.json").read_text(encoding="utf-8"))["attribution"]
-    credit = "; ".join(f"{r['name']} by {r['author']} ({r['licence']}, {r['package']})" for r in rows if r["used_for"] != "evaluation only")
+    credit = "; ".join(
+        f"{r['name']} by {r['author']} ({r['licence']}, {r['package']})"
+        for r in rows
+        if r["used_for"] != "evaluation only"
+    )
     return write_pack(
-        out, name=out.name, licence=LICENCE, attribution=credit, stages=stages, defaults=defaults or (old.defaults if old else {})
+        out,
+        name=out.name,
+        licence=LICENCE,
+        attribution=credit,
+        stages=stages,
+        defaults=defaults or (old.defaults if old else {}),
     )
 
 

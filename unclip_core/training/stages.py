@@ -30,7 +30,8 @@ from unclip_core.upsampler import Upsampler, UpsamplerConfig
 
 
 class ClipTask:
-    """Contrastive training of both encoders with open_clip's loss; judged by retrieval among held-out pairs."""
+    """Contrastive training of both encoders with open_clip's loss; judged by retrieval among held-out pairs.
+    Option: korean (share of Korean captions)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 5000, 384, 1.5e-3, 0.1, (0.9, 0.98), 1.0, True
     config = ClipConfig(
@@ -48,12 +49,14 @@ class ClipTask:
         self.network = Clip(self.config, vocabulary).to(memory_format=torch.channels_last)
         self.captions = CaptionTable(self.data.captions, self.network.tokenize)
         self.weights = self.data.weights(CLIP_WEIGHTS, rest=0.8)
+        self.korean_share = float(options.option.get("korean", 0.4))
         self.contrast = ClipLoss()
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         rows = torch.multinomial(self.weights, n, generator=generator)
         pixels = augment(self.data.pixels(rows), self.network.image_size, generator)
-        return pixels.contiguous(memory_format=torch.channels_last), self.captions.tokens(self.captions.draw(rows, generator))
+        chosen = self.captions.draw(rows, generator, self.korean_share)
+        return pixels.contiguous(memory_format=torch.channels_last), self.captions.tokens(chosen)
 
     def loss(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pixels, tokens = batch
@@ -68,7 +71,9 @@ class ClipTask:
         z_i = torch.cat([network.encode_pixels(F.avg_pool2d(self.held_out.pixels(r), 2)) for r in rows.split(250)])
         figures = {}
         for name, field in (("english", "label"), ("korean", "label_ko")):
-            z_t = torch.cat([network.encode_text([self.held_out.fields[i][field] for i in r]).pooled for r in rows.split(250)])
+            z_t = torch.cat(
+                [network.encode_text([self.held_out.fields[i][field] for i in r]).pooled for r in rows.split(250)]
+            )
             figures[name] = ((z_t @ z_i.T).argmax(1) == rows).float().mean().item()
         styled = [next(c for c in group if c.endswith(" style")) for group in self.held_out.captions]
         z_t = torch.cat([network.encode_text([styled[i] for i in r]).pooled for r in rows.split(250)])
@@ -80,7 +85,7 @@ class ClipTask:
 
 
 def encode_by_length(clip: Clip, tokens: Tensor, parts: int = 4) -> Tensor:
-    """Token rows [B, L] -> pooled embeddings [B, D]; captions of like length run together, so little padding is computed."""
+    """Token rows [B, L] -> pooled embeddings [B, D]; captions of like length run together to save padding."""
     lengths = (tokens == len(clip.vocabulary) - 1).int().argmax(1) + 1
     order = torch.argsort(lengths)
     pooled = [clip.encode_tokens(tokens[rows, : int(lengths[rows].max())]).pooled for rows in order.chunk(parts)]
@@ -102,7 +107,9 @@ class Encoded:
 
     def pooled(self) -> Tensor:
         """z_t [N, D] of every picture's first caption, to fit statistics on."""
-        first = torch.tensor([e[0] if e else k[0] for e, k in zip(self.captions.english, self.captions.korean, strict=True)])
+        first = torch.tensor(
+            [e[0] if e else k[0] for e, k in zip(self.captions.english, self.captions.korean, strict=True)]
+        )
         with torch.no_grad():
             return torch.cat([self.clip.encode_tokens(self.captions.tokens(rows)).pooled for rows in first.split(512)])
 
@@ -130,7 +137,12 @@ class PriorTask:
         clip = self.encoded.clip
         prior = DiffusionPrior(
             DiffusionPriorConfig(
-                embed_dim=clip.embed_dim, text_width=clip.width, context_length=clip.context_length, width=256, layers=6, heads=4
+                embed_dim=clip.embed_dim,
+                text_width=clip.width,
+                context_length=clip.context_length,
+                width=256,
+                layers=6,
+                heads=4,
             )
         )
         prior.fit(self.encoded.z_i)
@@ -166,8 +178,14 @@ class ARPriorTask(PriorTask):
         clip = self.encoded.clip
         prior = ARPrior(
             ARPriorConfig(
-                embed_dim=clip.embed_dim, text_width=clip.width, context_length=clip.context_length,
-                n_codes=96, width=256, layers=6, heads=4, smoothing=12.0,
+                embed_dim=clip.embed_dim,
+                text_width=clip.width,
+                context_length=clip.context_length,
+                n_codes=96,
+                width=256,
+                layers=6,
+                heads=4,
+                smoothing=12.0,
             )  # fmt: skip
         )
         prior.fit(self.encoded.z_i, self.encoded.pooled())
@@ -178,13 +196,13 @@ class ARPriorTask(PriorTask):
 
 
 class DecoderTask:
-    """The 64 px decoder, on the core world first. Options: weighting (objective.WEIGHTINGS), rest and composed (sampling
-    weight of drawings outside the core world, and of composed pictures), augment (share of pictures moved and scaled)."""
+    """The 64 px decoder, on the core world first. Options: widths; weighting (a row of objective.WEIGHTINGS); rest and
+    composed (sampling weight of drawings outside the core world, and of composed pictures)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
-        "a red apple", "smiling face with sunglasses", "빨간 사과", "a dog", "pizza", "rocket", "a cat face", "strawberry",
-        "an octopus", "guitar", "a house", "fire engine", "rainbow", "crying face", "penguin", "birthday cake",
+        "a red apple", "smiling face with sunglasses", "빨간 사과", "a dog", "pizza", "rocket", "a cat face",
+        "strawberry", "an octopus", "guitar", "a house", "fire engine", "rainbow", "crying face", "penguin", "birthday cake",
     )  # fmt: skip
 
     def __init__(self, options: Namespace) -> None:
@@ -192,7 +210,6 @@ class DecoderTask:
         self.held_out = load(options.data / "held_out_pairs", 64)
         self.true = encode_pictures(self.encoded.clip, self.held_out)
         self.weighting = options.option.get("weighting", "flat")
-        self.augment = float(options.option.get("augment", 0))
         composed = float(options.option.get("composed", 1))
         kinds = {k: v * (composed if k != "single" else 1) for k, v in PIXEL_WEIGHTS.items()}
         self.weights = self.encoded.data.weights(kinds, rest=float(options.option.get("rest", 0.1)))
@@ -218,7 +235,9 @@ class DecoderTask:
         core = [i for i, row in enumerate(self.held_out.fields) if row["core"]][::8][:32]
         pixels, z_i = self.held_out.pixels(torch.tensor(core)), self.true[core]
         text = self.encoded.clip.encode_text([self.held_out.fields[i]["label"] for i in core])
-        seen = torch.nonzero(self.weights == self.weights.max()).flatten()[:: int((self.weights == self.weights.max()).sum()) // 32][:32]
+        seen = torch.nonzero(self.weights == self.weights.max()).flatten()[
+            :: int((self.weights == self.weights.max()).sum()) // 32
+        ][:32]
         with torch.autocast("cpu", torch.bfloat16):
             losses = [network.loss(pixels, z_i, text, generator=torch.Generator().manual_seed(s)) for s in range(4)]
             made = decode(network, z_i, text, 2.0)
@@ -246,7 +265,13 @@ class UpsamplerTask:
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 20_000, 16, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     low, high, limit, crop, corruption = 64, 256, None, 128, "blur"
     unet = UNetConfig(
-        in_channels=6, patch=4, widths=(64, 128), blocks=2, attention=(False, False), mid_attention=False, time_width=256
+        in_channels=6,
+        patch=4,
+        widths=(64, 128),
+        blocks=2,
+        attention=(False, False),
+        mid_attention=False,
+        time_width=256,
     )
 
     def __init__(self, options: Namespace) -> None:

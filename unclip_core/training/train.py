@@ -2,7 +2,7 @@
 
 Reads top to bottom; a row of `stages.STAGES` says what is trained. A run lives in ``RUNS/STAGE``: ``last.pt`` (network,
 EMA, optimiser, step: what ``--resume`` goes on from), previews, TensorBoard scalars. Several machines: start it by
-``torchrun``; a step's micro-batches are shared out among the processes and each has its own random stream, so the number
+``torchrun``; a step's micro-batches are shared out among the processes, each with its own random stream, so the number
 of processes does not change what is computed.
 """
 
@@ -29,23 +29,39 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line. Numbers left out take the stage's own defaults."""
     parser = argparse.ArgumentParser(prog="python -m unclip_core train", description="Train one stage of a pack.")
     parser.add_argument("--stage", required=True, choices=[*STAGES], help="what to train")
-    parser.add_argument("--data", type=Path, default=Path("data/corpus"), help="folder of tar shards (WebDataset, img2dataset)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept; later stages read earlier ones here")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/corpus"), help="folder of tar shards (WebDataset, img2dataset)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="where runs are kept; later stages read earlier ones here"
+    )
     parser.add_argument("--pack", help="a pack to take earlier stages from where RUNS has none")
     parser.add_argument("--init", help="a pack to start this stage's weights from")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     parser.add_argument("--steps", type=int, help="train up to this step")
     parser.add_argument("--batch", type=int, help="pictures a step")
-    parser.add_argument("--micro", type=int, default=1, help="micro-batches a step is split into (a multiple of the processes)")
+    parser.add_argument(
+        "--micro", type=int, default=1, help="micro-batches a step is split into (a multiple of the processes)"
+    )
     parser.add_argument("--lr", type=float, help="peak learning rate")
     parser.add_argument("--warmup", type=int, default=300, help="steps of linear warm-up")
-    parser.add_argument("--decay", type=float, default=0.3, help="share of the run over which the rate falls to zero at the end")
+    parser.add_argument(
+        "--decay", type=float, default=0.3, help="share of the run over which the rate falls to zero at the end"
+    )
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop (with a checkpoint) after this long")
     parser.add_argument("--save-every", type=float, default=3.0, help="minutes between checkpoints")
-    parser.add_argument("--preview-every", type=float, default=10.0, help="minutes between previews and validation figures")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="a stage's own option, e.g. weighting=min_snr")
+    parser.add_argument(
+        "--preview-every", type=float, default=10.0, help="minutes between previews and validation figures"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a stage's own option, e.g. weighting=min_snr",
+    )
     options = parser.parse_args(arguments)
     options.option = dict(pair.split("=", 1) for pair in options.option)
     return options
@@ -55,7 +71,9 @@ def train(options: argparse.Namespace) -> float:
     """Trains one stage and returns the last step's loss. Raises UnclipError for data or runs that cannot be used."""
     rank, world = start_processes()
     if options.micro % world:
-        raise UnclipError(f"--micro {options.micro} cannot be shared out among {world} processes: use a multiple of {world}.")
+        raise UnclipError(
+            f"--micro {options.micro} cannot be shared out among {world} processes: use a multiple of {world}."
+        )
     torch.manual_seed(options.seed)
     task = STAGES[options.stage](options)
     network = task.network.train()
@@ -73,7 +91,9 @@ def train(options: argparse.Namespace) -> float:
 
     started = saved = previewed = time.monotonic()
     running, loss = None, torch.tensor(float("nan"))
-    bar = tqdm(total=steps, initial=step, desc=options.stage, unit="step", disable=None if rank == 0 else True, mininterval=5)
+    bar = tqdm(
+        total=steps, initial=step, desc=options.stage, unit="step", disable=None if rank == 0 else True, mininterval=5
+    )
     while step < steps:
         for group in optimizer.param_groups:
             group["lr"] = (options.lr or task.lr) * rate(step, steps, options.warmup, options.decay)
@@ -105,7 +125,10 @@ def train(options: argparse.Namespace) -> float:
             for name, value in {"loss": running, "norm": norm.item(), "pictures_per_second": speed}.items():
                 scalars.add_scalar(name, value, step)
             if step % 500 == 0 or done:
-                print(f"{options.stage} step {step} loss {running:.4f} {speed:.0f}/s {(now - started) / 60:.1f} min", flush=True)
+                print(
+                    f"{options.stage} step {step} loss {running:.4f} {speed:.0f}/s {(now - started) / 60:.1f} min",
+                    flush=True,
+                )
         if rank == 0 and (done or now - saved > options.save_every * 60):
             save_checkpoint(folder / "last.pt", network, ema, optimizer, step, task.configs())
             saved = time.monotonic()
@@ -171,7 +194,7 @@ def save_checkpoint(path: Path, network, ema, optimizer, step: int, configs: dic
 
 
 def load_checkpoint(path: Path, network, ema, optimizer) -> int:
-    """Loads a run's checkpoint and returns its step. Raises UnclipError where there is none, or it is another network's."""
+    """Loads a run's checkpoint and returns its step. Raises UnclipError where there is none, or it is of another network."""
     if not path.exists():
         raise UnclipError(f"There is no checkpoint at {path} to resume from. Leave --resume out to start anew.")
     state = torch.load(path, weights_only=True, map_location="cpu")
@@ -180,7 +203,9 @@ def load_checkpoint(path: Path, network, ema, optimizer) -> int:
         ema.module.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as fault:
-        raise UnclipError(f"{path} was made by a different network ({str(fault)[:200]}). Start anew, or use the old options.") from fault
+        raise UnclipError(
+            f"{path} was made by a different network ({str(fault)[:200]}). Start anew, or use the old options."
+        ) from fault
     ema.n_averaged.copy_(state["averaged"])
     return state["step"]
 
