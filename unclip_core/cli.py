@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--upsampler-1024-steps", type=int)
     generate.add_argument("--out", type=Path, default=Path("out"), help="folder of the PNGs")
     generate.add_argument("--mark", action="store_true", help='draw a visible "AI-generated" on each')
+    generate.add_argument("--certificate", type=Path, help="PEM chain to sign content credentials (C2PA) with")
+    generate.add_argument("--key", type=Path, help="PEM private key of the certificate (ES256)")
     _add_model_options(generate)
 
     packs = commands.add_parser("packs", help="list the packs shipped here, or check one")
@@ -86,7 +88,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     checked_prompt(options.prompt)  # before the seconds that loading takes
     from unclip_core.pipeline import UnCLIP
-    from unclip_core.provenance import save_png
+    from unclip_core.provenance import add_credentials, save_png
 
     model = UnCLIP.load(options.pack, options.device, options.dtype)
     fields = [field.name for field in dataclasses.fields(GenerateRequest)]
@@ -98,6 +100,8 @@ def _generate(options: argparse.Namespace) -> int:
         path = options.out / f"{_file_name(request.prompt)}-{request.seed}-{i}.png"
         z_i = None if step.z_i is None else step.z_i[i]
         save_png(picture, path, model.recipe(request, i, z_i), mark=options.mark)
+        if options.certificate or options.key:
+            add_credentials(path, options.certificate, options.key)
         print(path)
     return 0
 

@@ -134,12 +134,16 @@ def credentials_available() -> bool:
     return util.find_spec("c2pa") is not None
 
 
-def add_credentials(path: str | Path, certificate: str | Path, key: str | Path, title: str = SOFTWARE) -> Path:
+def add_credentials(
+    path: str | Path, certificate: str | Path | None, key: str | Path | None, title: str = SOFTWARE
+) -> Path:
     """Sign a PNG in place with C2PA content credentials (trainedAlgorithmicMedia), with the host's own key. Offline.
 
     certificate: PEM chain; key: PEM private key for ES256. Raises RequestError if the package is absent or it
     fails; the PNG and its recipe stay as they were.
     """
+    if certificate is None or key is None:
+        raise RequestError("Content credentials need both a certificate and its key.", "credentials_key")
     if not credentials_available():
         raise RequestError("Content credentials need the extra package: pip install c2pa-python.", "credentials_absent")
     import c2pa
@@ -148,7 +152,7 @@ def add_credentials(path: str | Path, certificate: str | Path, key: str | Path, 
     signed = path.with_suffix(".signed.png")
     manifest = {
         "claim_generator_info": [{"name": SOFTWARE, "version": __version__}],
-        "title": title,
+        "title": path.name,
         "format": "image/png",
         "assertions": [
             {

@@ -1,0 +1,58 @@
+"""The shared training objective: noise levels, targets, weights."""
+
+import pytest
+import torch
+
+from unclip_core.objective import WEIGHTINGS, diffusion_loss, draw_times
+from unclip_core.schedule import NoiseSchedule
+
+SCHEDULE = NoiseSchedule("cosine")
+
+
+def test_times_are_stratified_and_shuffled():
+    t = draw_times(64, 1000, torch.Generator().manual_seed(0), torch.device("cpu"))
+    strata = (t.sort().values.double() / 1000 * 64).floor()
+    assert (strata - torch.arange(64)).abs().max() <= 1
+    assert not torch.equal(t, t.sort().values)
+
+
+def test_every_level_is_equally_likely():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([draw_times(10, 20, generator, torch.device("cpu")) for _ in range(2000)])
+    counts = drawn.bincount(minlength=20)
+    assert len(counts) == 20 and counts.min() > 900 and counts.max() < 1100
+
+
+@pytest.mark.parametrize("predicts", ["v", "eps", "x0"])
+def test_a_network_that_knows_the_picture_has_no_loss(predicts):
+    x0 = torch.rand(16, 3, 8, 8) * 2 - 1
+
+    def network(x, t):
+        signal, sigma = SCHEDULE.signal_and_noise(t, x)
+        noise = (x - signal * x0) / sigma
+        return {"v": signal * noise - sigma * x0, "eps": noise, "x0": x0}[predicts]
+
+    generator = torch.Generator().manual_seed(0)
+    for weighting in WEIGHTINGS if predicts == "v" else ["flat"]:
+        assert diffusion_loss(network, x0, SCHEDULE, predicts, generator, weighting) < 1e-3
+
+
+def test_the_loss_is_repeatable_and_in_float32():
+    x0 = torch.rand(4, 3, 8, 8)
+    one, two = (
+        diffusion_loss(lambda x, t: x.bfloat16(), x0, SCHEDULE, "v", torch.Generator().manual_seed(1)) for _ in range(2)
+    )
+    assert one == two and one.dtype == torch.float32
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_weights_are_finite_positive_and_near_one_on_average(weighting):
+    alpha_bar = SCHEDULE.alpha_bar.float()
+    weights = WEIGHTINGS[weighting](alpha_bar / (1 - alpha_bar))
+    assert torch.isfinite(weights).all() and (weights >= 0).all()
+    assert 0.3 < weights.mean() < 2
+
+
+def test_detail_weighs_low_noise_more_than_high():
+    weights = WEIGHTINGS["detail"](torch.tensor([0.01, 3.0]))
+    assert weights[1] > 2 * weights[0]
