@@ -6,13 +6,15 @@ An engine holds a model and a folder of files, and nothing of any visitor: a ses
 from __future__ import annotations
 
 import atexit
+import base64
+import io
 import re
 import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,20 +117,25 @@ class Engine:
         request: dict[str, Any] | GenerateRequest,
         *,
         z_i: torch.Tensor | None = None,
-        parents: tuple[str, ...] = (),
+        parents: Sequence[str] = (),
+        sources: Sequence[tuple[Image.Image, str | None] | None] = (),
     ) -> list[Made]:
         """Write finished pictures as PNG files, each with the recipe that makes it again.
 
         `lab` and `request` (JSON-able) are what the lab needs to restore itself, `parents` the recipe ids of the
-        pictures it was made from, `z_i` [B, D] the embeddings they were decoded from.
+        pictures it was made from, `z_i` [B, D] the embeddings they were decoded from. `sources`: the small pictures
+        (64 px) that stood in the lab's picture inputs, by place, each with its recipe's id if it has one; they travel
+        in the recipe, so that it needs no other file, and count as parents.
         """
         fields = asdict(request) if isinstance(request, GenerateRequest) else dict(request)
+        lineage = [*parents, *dict.fromkeys(one[1] for one in sources if one is not None and one[1])]
+        carried = {"sources": [_carried(one) for one in sources]} if sources else {}
         made = []
         for index, picture in enumerate(pictures):
             row = None if z_i is None else z_i[index]
             own_id = uuid.uuid4().hex[:12]
-            recipe = self.model.recipe(request, index, row, lab=lab) | {"id": own_id, "parents": list(parents)}
-            path = self.new_file(f"{_slug(fields)}-{index + 1}.png")
+            recipe = self.model.recipe(request, index, row, lab=lab) | {"id": own_id, "parents": lineage, **carried}
+            path = self.new_file(f"{_slug(lab, fields)}-{index + 1}.png")
             save_png(picture, path, recipe)
             made.append(Made(str(path), picture, recipe))
         return made
@@ -146,7 +153,16 @@ class Engine:
             self._sweeping.release()
 
 
-def _slug(fields: dict[str, Any]) -> str:
+def _carried(source: tuple[Image.Image, str | None] | None) -> dict[str, Any] | None:
+    """A source picture as a recipe carries it."""
+    if source is None:
+        return None
+    buffer = io.BytesIO()
+    source[0].save(buffer, "PNG", optimize=True)
+    return {"id": source[1], "picture": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def _slug(lab: str, fields: dict[str, Any]) -> str:
     """A readable file name from a request: "a-red-apple-seed-0"."""
-    words = re.sub(r"[^\w]+", "-", str(fields.get("prompt") or "picture").lower()).strip("-")[:48] or "picture"
+    words = re.sub(r"[^\w]+", "-", str(fields.get("prompt") or lab).lower()).strip("-")[:48] or "picture"
     return f"{words}-seed-{fields.get('seed', 0)}"

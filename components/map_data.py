@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from unclip_core import UnCLIP
-from unclip_core.errors import UnclipError
+from unclip_core.errors import RequestError, UnclipError
 from unclip_core.latents import PCA
 
 FOLDER = Path(__file__).parent.parent / "assets" / "map"
@@ -98,10 +98,10 @@ def linear_layout(z: np.ndarray, mean: np.ndarray, basis: np.ndarray) -> Linear:
 
 def axis_layout(z: np.ndarray, z_from: np.ndarray, z_to: np.ndarray) -> Linear:
     """Across: how far z [N, D] lies on the way from one caption's embedding [D] to another's; up: the widest spread of
-    what remains. Raises UnclipError if the captions mean the same."""
+    what remains. Raises RequestError if the captions mean the same."""
     way = unit(z_to) - unit(z_from)
     if np.linalg.norm(way) < 1e-5:
-        raise UnclipError("The two captions mean the same to CLIP: change one of them.")
+        raise RequestError("The two captions mean the same to CLIP: change one of them.", "captions_same")
     way = unit(way)
     mean = z.mean(0)
     rest = z - mean
@@ -149,23 +149,13 @@ class MapData:
     def __len__(self) -> int:
         return len(self.z)
 
-    def name(self, index: int, lang: str) -> str:
-        """What a picture shows, and in whose hand: "red apple · twemoji"."""
-        concept = self.facts["concepts"][self.points["concept"][index]]
-        style = self.facts["styles"][self.points["style"][index]]
-        return f"{concept[lang]} · {style[lang]}"
-
-    def place(self, z: np.ndarray) -> dict[str, list[list[float]]]:
-        """z [B, D] -> for each layout its places [B, d], rounded for the page."""
-        return {name: layout.place(z).round(4).tolist() for name, layout in self.layouts.items()}
-
     def lift(self, layout: str, at: Sequence[float]) -> np.ndarray:
         """A place on the map [d] -> an embedding [D]: its nearest pictures' mean, weighted by nearness.
 
-        At a picture it is that picture's own. Raises UnclipError for a layout or a place the map does not have.
+        At a picture it is that picture's own. Raises RequestError for a layout or a place the map does not have.
         """
         if layout not in self.layouts or len(at) != int(layout[-1]):
-            raise UnclipError("This map has no such place.")
+            raise RequestError("The map has no such point: click one on it.", "map_no_point")
         away = np.linalg.norm(self.points[layout].astype(np.float32) / FULL - np.asarray(at, np.float32), axis=1)
         found = np.argpartition(away, 5)[:6] if len(away) > 6 else np.arange(len(away))
         weights = 1 / (away[found] ** 2 + (away[found].min() * 0.5) ** 2 + 1e-9)

@@ -12,7 +12,7 @@ import base64
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Lab:
     title: str
     fields: dict[str, gr.components.Component] = field(default_factory=dict)
     receives: gr.components.Component | None = None
+    sources: list[gr.components.Component] = field(default_factory=list)
 
 
 class Shelf:
@@ -55,14 +56,19 @@ class Shelf:
         return gr.Tab(text(f"{lab}.title"), id=lab, elem_id=f"tab-{lab}")
 
     def connect(
-        self, lab: str, fields: dict[str, gr.components.Component], receives: gr.components.Component | None = None
+        self,
+        lab: str,
+        fields: dict[str, gr.components.Component],
+        receives: gr.components.Component | None = None,
+        sources: Iterable[gr.components.Component] = (),
     ) -> None:
         """Say which widgets hold the lab's state, by the names its recipes use, and which takes a picture sent to it.
 
-        `receives` gets the picture's file path, as from an upload; listen to its `change`.
+        `receives` gets the picture's file path, as from an upload; listen to its `change`. `sources`: the lab's picture
+        inputs, in the order of `Engine.save(sources=...)`, to be filled again on recall.
         """
-        self.labs[lab].fields = fields
-        self.labs[lab].receives = receives
+        known = self.labs[lab]
+        known.fields, known.receives, known.sources = fields, receives, list(sources)
 
     def add(self, items: list[dict[str, Any]], made: Iterable[Made]) -> list[dict[str, Any]]:
         """The shelf with new pictures in front: return it to `shelf.items`. The oldest fall off beyond a limit."""
@@ -96,13 +102,14 @@ class Shelf:
 
     def restore_on_load(self, demo: gr.Blocks) -> None:
         """Fill the lab that the address names when the page opens."""
-        demo.load(self._from_address, None, self._targets(*self._greeting[1]), queue=False, **PLUMBING)
+        arrived = demo.load(self._from_address, None, self._targets(*self._greeting[1]), queue=False, **PLUMBING)
+        arrived.then(None, js="() => { document.body.dataset.ready = 'yes'; }", **PLUMBING)
 
     def _targets(self, *others: gr.components.Component) -> list[gr.components.Component]:
         """Every component that a restored state may touch, each once."""
         targets = [self.tabs, *others]
         for lab in self.labs.values():
-            targets += [*lab.fields.values(), *([lab.receives] if lab.receives is not None else [])]
+            targets += [*lab.fields.values(), *lab.sources, *([lab.receives] if lab.receives is not None else [])]
         return list(dict.fromkeys(targets))
 
     def _show(self, items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -130,14 +137,14 @@ class Shelf:
             return {self.items: []}
         if action == "zip":
             return {self.download: parcel(self._zip(items))}
-        if item is None or not Path(item["path"]).is_file():
-            raise RequestError(t("shelf.gone", lang))
         if action == "remove":
             return {self.items: [other for other in items if other["id"] != chosen]}
+        if item is not None and action == "recall":
+            return self._restored(item["recipe"], lang, items)
+        if item is None or not Path(item["path"]).is_file():
+            raise RequestError(t("shelf.gone", lang))
         if action == "download":
             return {self.download: parcel(item["path"])}
-        if action == "recall":
-            return self._restored(item["recipe"], lang) | self._source(item, items)
         lab = self.labs.get(event._data.get("lab"))
         if action != "send" or lab is None or lab.receives is None:
             raise RequestError(t("shelf.nowhere", lang))
@@ -161,19 +168,32 @@ class Shelf:
             return self._greeting[0](lang_of(request)) or {self.tabs: gr.skip()}
         return self._fill(lab, query)
 
-    def _restored(self, recipe: dict[str, Any], lang: str) -> dict[Any, Any]:
+    def _restored(self, recipe: dict[str, Any], lang: str, items: Sequence[dict[str, Any]] = ()) -> dict[Any, Any]:
+        """A recipe's state back in its lab, and its source pictures, from the shelf where it still has them."""
         lab = self.labs.get(str(recipe.get("lab")))
         if lab is None:
             raise RequestError(t("shelf.unknown_lab", lang))
-        return self._fill(lab, recipe.get("request") or {})
+        filled = self._fill(lab, recipe.get("request") or {})
+        carried = recipe.get("sources")
+        if isinstance(carried, list):
+            padded = [*carried, *[None] * len(lab.sources)]
+            filled |= {widget: self._source(source, items) for widget, source in zip(lab.sources, padded)}
+        return filled
 
-    def _source(self, item: dict[str, Any], items: list[dict[str, Any]]) -> dict[Any, Any]:
-        """The picture that `item` was made from, back in its lab, if the shelf still has it."""
-        lab = self.labs.get(item["recipe"]["lab"])
-        parent = next((other for other in items if other["id"] in item["recipe"]["parents"]), None)
-        if lab is None or lab.receives is None or parent is None:
-            return {}
-        return {lab.receives: parent["path"]}
+    def _source(self, source: Any, items: Sequence[dict[str, Any]]) -> str | None:
+        """The file of a source picture: the shelf's own, or the small one that the recipe carries (it is a stranger's)."""
+        if not isinstance(source, dict):
+            return None
+        for item in items:
+            if item["id"] == source.get("id") and Path(item["path"]).is_file():
+                return item["path"]
+        try:
+            data = base64.b64decode(str(source.get("picture")), validate=True)
+        except ValueError:
+            return None
+        path = self.engine.new_file("source.png")
+        path.write_bytes(data)
+        return str(path)
 
     def _fill(self, lab: Lab, values: dict[str, Any]) -> dict[Any, Any]:
         filled: dict[Any, Any] = {self.tabs: gr.Tabs(selected=lab.name)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -113,17 +113,29 @@ def examples() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.png"))}
 
 
-class SubjectInput(NamedTuple):
-    """picture: hands handlers a file path. example: the name of the shipped picture in it, or "" (a lab's field)."""
+class SubjectInputs(NamedTuple):
+    """pictures: hand handlers a file path or None each. example: names of the shipped pictures in them, by place, with
+    commas between ("red-apple,,rocket"): the field of a lab that lets an address bring its pictures. inbox: where a
+    picture sent from the shelf goes; with several pictures, from there to the first that is empty."""
 
-    picture: gr.Image
+    pictures: list[gr.Image]
     example: gr.Textbox
+    inbox: gr.Image
 
 
-def subject_input(label: str, first: str = "", **options: Any) -> SubjectInput:
-    """Upload, paste, "send to", or one of the shipped pictures below; `first` stands there from the start."""
-    start = examples().get(first)
-    picture = picture_input(label, value=None if start is None else str(start), **options)
+def subject_inputs(labels: Sequence[str], first: str = "", below: Callable[[int], Any] | None = None) -> SubjectInputs:
+    """A picture to upload, paste, be sent, or choose from those shipped, for each label (a text's key).
+
+    first: names of the examples that stand there from the start; below(i) adds inputs below picture i.
+    """
+    start = [examples().get(name) for name in _names(first, len(labels))]
+    with gr.Row(elem_classes=["slots", f"slots-{len(labels)}"]):
+        pictures = []
+        for i, label in enumerate(labels):
+            with gr.Column(min_width=120, elem_classes="slot"):
+                pictures.append(picture_input(label, value=None if start[i] is None else str(start[i])))
+                if below is not None:
+                    below(i)
     shown = [{"name": name, "file": file_data(path)} for name, path in examples().items()]
     picks = gr.HTML(
         value=shown,
@@ -132,21 +144,48 @@ def subject_input(label: str, first: str = "", **options: Any) -> SubjectInput:
         apply_default_css=False,
         visible=bool(shown),
     )
-    example = gr.Textbox(value=first if start else "", label=text("subject.example"), elem_classes="unseen")
+    example = gr.Textbox(value=first if any(start) else "", label=text("subject.example"), elem_classes="unseen")
+    inbox = pictures[0] if len(pictures) == 1 else picture_input("subject.picture", elem_classes="unseen")
+    inputs = SubjectInputs(pictures, example, inbox)
+    _wire(inputs, picks)
+    return inputs
+
+
+def _wire(inputs: SubjectInputs, picks: gr.HTML) -> None:
+    pictures, example, inbox = inputs
+
+    def place(path: str | None, now: Sequence[str | None]) -> list[Any]:
+        """A picture into the first empty place, or the last where none is; a single place always takes it."""
+        if path is None:
+            return [gr.skip()] * len(now)
+        free = next((i for i, there in enumerate(now) if not there), len(now) - 1)
+        return [path if i == free else gr.skip() for i in range(len(now))]
 
     @guarded
-    def fill(name: str) -> Any:
-        path = examples().get(str(name))
-        return gr.skip() if path is None else str(path)
+    def pick(event: gr.EventData, *now: str | None) -> list[Any]:
+        path = examples().get(str(event._data.get("name")))
+        return place(None if path is None else str(path), now)
 
     @guarded
-    def pick(event: gr.EventData) -> Any:
-        name = str(event._data.get("name"))
-        return name if name in examples() else gr.skip()
+    def send(path: str | None, *now: str | None) -> list[Any]:
+        return [*place(path, now), None]
 
-    picks.pick(pick, None, example, queue=False, **PLUMBING)
-    example.change(fill, example, picture, queue=False, **PLUMBING)
-    # Another picture in its place ends the example.
-    still = "(file, name) => (file && file.orig_name === name + '.png' ? name : '')"
-    picture.change(None, [picture, example], example, js=still, **PLUMBING)
-    return SubjectInput(picture, example)
+    @guarded
+    def fill(names: str, *now: str | None) -> list[Any]:
+        """Names from an address; a picture that stands there already is left alone."""
+        paths = [examples().get(name) for name in _names(names, len(now))]
+        there = [Path(path).stem if path else None for path in now]
+        return [gr.skip() if path is None or path.stem == there[i] else str(path) for i, path in enumerate(paths)]
+
+    picks.pick(pick, pictures, pictures, queue=False, **PLUMBING)
+    example.change(fill, [example, *pictures], pictures, queue=False, **PLUMBING)
+    if inbox not in pictures:
+        inbox.change(send, [inbox, *pictures], [*pictures, inbox], queue=False, **PLUMBING)
+    for picture in pictures:  # what stands there now, by name
+        picture.change(None, pictures, example, js="(...files) => unclip.exampleNames(files)", **PLUMBING)
+
+
+def _names(names: str, count: int) -> list[str]:
+    """ "a,,b" -> ["a", "", "b"], cut or filled to `count`."""
+    listed = str(names or "").split(",")[:count]
+    return listed + [""] * (count - len(listed))

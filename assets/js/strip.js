@@ -71,7 +71,7 @@ unclip.viewer = (element, props, watch) => {
     const frames = value.frames || [];
     const frame = step === null || step >= frames.length ? null : frames[step];
     const pictures = frame ? frame.pictures.map((src) => ({ src, pixels: frame.pixels })) : value.pictures || [];
-    element.innerHTML = `<div class="viewer" data-count="${pictures.length}">
+    element.innerHTML = `<div class="viewer" data-count="${pictures.length}" data-run="${escape(value.run || "")}">
       <div class="pictures">${pictures.map(tile).join("") || `<div class="waiting">${escape(value.note || "")}</div>`}</div>
       ${frames.length > 1 ? `<div class="scrub"><input type="range" min="0" max="${frames.length}" value="${step ?? frames.length}" aria-label="${t("viewer.scrub")}">
         <output>${frame ? escape(t("viewer.frame", { stage: t("strip." + frame.stage), index: frame.index, total: frame.total })) : t("viewer.result")}</output></div>` : ""}

@@ -1,0 +1,229 @@
+"""What the picture labs share: jobs that decode edits one after another, and an edit that follows a slider.
+
+A lab is an edit, a function of a Subject and the lab's values that gives a Job. `Live` takes the pictures apart as they
+arrive and keeps one edit of each in view: coarse while a slider is dragged, whole and on the shelf once it is let go.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from components.controls import PLUMBING, RUN, Radio, guarded
+from components.engine import Engine, Made
+from components.i18n import text
+from components.shelf import Shelf
+from components.subject import Subject, SubjectInputs, Taken, take_apart
+from components.visuals import Board, Label, board, say
+from unclip_core.latents import Latent, concatenate
+from unclip_core.pictures import to_pictures
+from unclip_core.pipeline import TOGETHER
+
+COARSE = 3  # a dragged slider gets a picture of so many times fewer steps
+PREVIEWS = 3  # shown of one picture on its way
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to decode: an edited Latent of batch 1, how, and what is written below it and into its recipe.
+
+    request: the lab's fields that make this very picture again. options: arguments of `UnCLIP.decode_steps`.
+    """
+
+    latent: Latent
+    request: Mapping[str, Any]
+    name: Label
+    note: Label = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    subjects: tuple[Subject | None, ...] = ()
+
+    def sources(self) -> list[tuple[Image.Image, str | None] | None]:
+        """The pictures it was made from, as `Engine.save` takes them."""
+        return [None if one is None else (one.picture, one.source) for one in self.subjects]
+
+
+Edit = Callable[[Subject, Mapping[str, Any]], Job | None]
+
+
+def decode_jobs(engine: Engine, lab: str, jobs: Sequence[tuple[int, int, Job]], grid: Board) -> Iterator[Made | None]:
+    """Decode each (row, column, job) into the board; yields None after a preview, and each picture once it is saved.
+
+    Neighbours that differ in their latents and seeds alone are decoded together, which a CPU does in half the time.
+    """
+    for group in _together(jobs):
+        first = group[0][2]
+        steps = first.options.get("steps") or engine.default(
+            "invert" if first.latent.x_T is not None else "decoder", "steps"
+        )
+        options = {**first.options, "seed": [job.options.get("seed", 0) for _, _, job in group]}
+        latent = concatenate([job.latent for _, _, job in group])
+        for step in engine.model.decode_steps(latent, **options, preview_every=max(1, -(-steps // PREVIEWS))):
+            for picture, (row, column, job) in zip(step.pictures, group):
+                grid.put(row, column, picture, job.name, note=job.note, share=step.index / step.total)
+            if step.pictures:
+                yield None
+        for picture, (row, column, job) in zip(step.pictures, group):
+            made = engine.save([picture], lab, job.request, z_i=job.latent.z_i, sources=job.sources())[0]
+            grid.put(row, column, made, job.name, note=job.note)
+            yield made
+
+
+def _together(jobs: Sequence[tuple[int, int, Job]]) -> Iterator[list[tuple[int, int, Job]]]:
+    """Runs of at most TOGETHER neighbours with the same options but for the seed."""
+
+    def alike(placed: tuple[int, int, Job]) -> Any:
+        job = placed[2]
+        return job.latent.x_T is None, {**job.options, "seed": None}
+
+    for _, run in itertools.groupby(jobs, alike):
+        run = list(run)
+        yield from (run[i : i + TOGETHER] for i in range(0, len(run), TOGETHER))
+
+
+def decoded(engine: Engine, lab: str, jobs: Sequence[Job]) -> list[Made]:
+    """`decode_jobs` to its end, with nothing to look at: for the API."""
+    grid = Board(engine, [""] * len(jobs))
+    return [made for made in decode_jobs(engine, lab, [(i, 0, job) for i, job in enumerate(jobs)], grid) if made]
+
+
+class Live:
+    """The subjects of a lab, taken apart on a board of their own, with the edit that follows its sliders.
+
+    kept: gr.State with a tuple of Subjects, for the lab's other handlers. Build it where the board shall stand, then
+    `wire` it once the lab's widgets exist.
+    """
+
+    def __init__(self, engine: Engine, shelf: Shelf, lab: str, inputs: SubjectInputs, edit: Edit) -> None:
+        self.engine, self.shelf, self.lab, self.inputs, self.edit = engine, shelf, lab, inputs, edit
+        self.kept, self.settled = gr.State(()), gr.State(None)
+        self.view = board(note=f"{lab}.empty", elem_classes="parts")
+        self.fields: dict[str, gr.components.Component] = {}
+
+    def wire(self, tab: gr.Tab, fields: Mapping[str, gr.components.Component], sliders: Sequence[gr.Slider]) -> Any:
+        """`fields`: what the edit looks at, by name; a change of any settles the edit, and dragging `sliders` follows.
+
+        Returns the events that run the model, for Stop.
+        """
+        self.fields = dict(fields)
+        inputs = [*self.inputs.pictures, *self.fields.values()]
+        triggers = [tab.select, *(picture.change for picture in self.inputs.pictures)]
+        for widget in self.fields.values():
+            if isinstance(widget, gr.Slider):
+                triggers.append(widget.release)
+            elif isinstance(widget, gr.Textbox):
+                triggers += [widget.submit, widget.blur]
+            else:
+                triggers.append(widget.change)
+        outputs = [self.view, self.kept, self.settled, self.shelf.items]
+        settling = gr.on(
+            triggers,
+            guarded(self._settle),
+            [self.shelf.items, self.kept, self.settled, *inputs],
+            outputs,
+            trigger_mode="always_last",
+            **RUN,
+        )
+        dragging = [
+            slider.input(
+                guarded(self._drag), [self.kept, self.settled, *inputs], self.view, trigger_mode="always_last", **RUN
+            )
+            for slider in sliders
+        ]
+        settling.failure(None, self.view, self.view, js="(value) => unclip.halt(value)", **PLUMBING)
+        self.shelf.address(settling, self.lab)
+        return [settling, *dragging]
+
+    def stoppable(self, go: gr.Button, stop: gr.Button, running: Any, result: gr.HTML, moving: Sequence[Any]) -> None:
+        """Let Stop end the lab's run, which fills `result`, and what moves by itself; either way the page says so."""
+        go.click(None, result, result, js="(value) => unclip.start(value)", **PLUMBING)
+        boards = [self.view, result]
+        halt = "(...values) => values.map(unclip.halt)"
+        stop.click(None, boards, boards, js=halt, cancels=[running, *moving], **PLUMBING)
+        running.failure(None, result, result, js="(value) => unclip.halt(value)", **PLUMBING)
+
+    # ---- handlers ----
+
+    def _settle(
+        self, request: gr.Request, items: list, kept: tuple[Subject, ...], settled: Any, *inputs: Any
+    ) -> Iterator[tuple]:
+        paths, values = self._split(inputs)
+        if settled == inputs or (settled is None and not paths):
+            yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return
+        start = time.perf_counter()
+        grid = self.board(len(paths))
+        subjects = []
+        for row, path in enumerate(paths):
+            for taken in take_apart(self.engine, path, of_path(kept, path)):
+                self.show(grid, row, taken)
+                yield grid.value(), gr.skip(), gr.skip(), gr.skip()
+            subjects.append(taken.subject)
+        yield grid.value(), tuple(subjects), gr.skip(), gr.skip()
+        for made in decode_jobs(self.engine, self.lab, self._jobs(subjects, values), grid):
+            items = self.shelf.add(items, [made]) if made else items
+            yield grid.value(), gr.skip(), gr.skip(), items if made else gr.skip()
+        yield grid.value("done", time.perf_counter() - start), gr.skip(), inputs, gr.skip()
+
+    def _drag(self, request: gr.Request, kept: tuple[Subject, ...], settled: Any, *inputs: Any) -> Any:
+        paths, values = self._split(inputs)
+        if settled == inputs or not paths or [one.key[0] for one in kept] != paths:
+            return gr.skip()
+        grid = self.board(len(paths))
+        for row, subject in enumerate(kept):
+            self.show(grid, row, Taken(subject.picture, "decoder", 1.0, subject.reconstruction, subject))
+        for row, column, job in self._jobs(kept, values):
+            steps = max(4, (job.options.get("steps") or self.engine.default("invert", "steps")) // COARSE)
+            picture = self.engine.model.decode(job.latent, **{**job.options, "steps": steps, "size": 64})[0]
+            grid.put(row, column, picture, job.name, note=job.note, share=0.5)
+        return grid.value("done")
+
+    def _split(self, inputs: Sequence[Any]) -> tuple[list[str], dict[str, Any]]:
+        """Event inputs -> the paths of the pictures there are, and the fields' values."""
+        count = len(self.inputs.pictures)
+        return [path for path in inputs[:count] if path], dict(zip(self.fields, inputs[count:], strict=True))
+
+    def _jobs(self, subjects: Sequence[Subject], values: Mapping[str, Any]) -> list[tuple[int, int, Job]]:
+        edits = [self.edit(subject, values) for subject in subjects]
+        return [(row, 4, job) for row, job in enumerate(edits) if job is not None]
+
+    # ---- the board ----
+
+    def board(self, rows: int) -> Board:
+        """Empty rows: the picture, what CLIP holds of it, what CLIP leaves out, both together again, the edit."""
+        names = ("subject.picture", "subject.z_i", "subject.x_T", "subject.reconstruction", f"{self.lab}.now")
+        return Board(self.engine, [""] * rows, [say(name) for name in names])
+
+    def show(self, grid: Board, row: int, taken: Taken) -> None:
+        """One step of taking a picture apart."""
+        grid.put(row, 0, taken.picture, say("subject.picture"))
+        if taken.subject is not None:
+            subject = taken.subject
+            grid.put_embedding(row, 1, subject.latent, say("subject.z_i"))
+            grid.put(row, 2, noise_picture(subject.latent), say("subject.x_T"))
+            note = say("subject.psnr", psnr=f"{subject.psnr:.1f}")
+            grid.put(row, 3, subject.reconstruction, say("subject.reconstruction"), note=note)
+        elif taken.preview is not None:
+            column = 2 if taken.stage == "invert" else 3
+            name = say("subject.x_T" if column == 2 else "subject.reconstruction")
+            grid.put(row, column, taken.preview, name, share=taken.share)
+
+
+def of_path(kept: Sequence[Subject], path: str) -> Subject | None:
+    """The subject of that file, if it is among them."""
+    return next((one for one in kept if one.key[0] == path), None)
+
+
+def noise_picture(latent: Latent) -> Image.Image:
+    """x_T as a picture: a standard deviation of 1 is a third of the way to black or white."""
+    return to_pictures(latent.x_T[:1] / 3)[0]
+
+
+def size_radio(engine: Engine) -> Radio:
+    """The sizes that this pack can draw, the decoder's own first."""
+    return Radio([(f"{side} px", side) for side in engine.sizes()], value=64, label=text("subject.size"))

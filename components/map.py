@@ -1,0 +1,244 @@
+"""Map: where do things live? The corpus and the session's pictures in CLIP space, decoded at any point, walked along any path.
+
+The page holds the map's files and draws them itself; Python is asked only for what needs an embedding: neighbours, a
+picture decoded from a point, a walk, an axis between two captions.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import plotly
+import torch
+from PIL import Image
+
+from components.atlas import Atlas, along, place
+from components.controls import (
+    PLUMBING,
+    RUN,
+    Radio,
+    Slider,
+    badge,
+    data_uri,
+    endpoint,
+    file_data,
+    guarded,
+    picture_input,
+    run_and_stop,
+    seed_input,
+)
+from components.engine import Engine
+from components.i18n import lang_of, text
+from components.map_data import FOLDER
+from components.shelf import Shelf
+from unclip_core.errors import UnclipError
+from unclip_core.pictures import square
+from unclip_core.request import checked, checked_number
+
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+PREVIEWS = 4  # shown of one picture on its way
+KEPT_SIDE = 256  # of a visitor's own picture
+
+
+class MapView(gr.HTML):
+    """The map. Value: {"map": folder's address or null, "plotly": address, "notice": text key, "own", "at", "paths"}."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            html_template="<div class='map-frame'></div>",
+            js_on_load="unclip.map.view(element, props, watch, trigger); 'ready'; 'point_click'; 'path_drawn'",
+            apply_default_css=False,
+            **options,
+        )
+
+
+def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
+    """Build the lab and wire its events."""
+    atlas = Atlas(engine, folder)
+    gr.set_static_paths([folder, PLOTLY])
+    with shelf.tab("map"):
+        with gr.Row(elem_id="map-tools"):
+            search = gr.Textbox(
+                placeholder=text("map.search"), label=text("map.search_label"), show_label=False, elem_id="map-search"
+            )
+            choices = _choices()
+        with gr.Row(elem_id="map-main"):
+            with gr.Column(scale=8, min_width=320):
+                view = MapView(value={"map": None}, elem_id="map")
+            with gr.Column(scale=5, min_width=300, elem_classes="sheet", elem_id="map-side"):
+                card = _drawn("card", elem_id="map-card")
+                decode, _ = run_and_stop("map.decode")
+                with gr.Accordion(text("map.yours"), open=False, elem_classes="fold"):
+                    own = picture_input("map.own_picture")
+        with gr.Column(elem_classes="sheet", elem_id="map-walk"):
+            film = _drawn("film", elem_id="map-film")
+            with gr.Row(elem_id="map-axis"):
+                start = gr.Textbox(label=text("map.from"), placeholder=text("map.from_hint"), max_length=300)
+                end = gr.Textbox(label=text("map.to"), placeholder=text("map.to_hint"), max_length=300)
+                lay = gr.Button(text("map.lay"), elem_classes="quiet")
+                between = gr.Button(text("map.between"), elem_classes="quiet")
+            with gr.Row(elem_id="map-run"):
+                frames = Slider(3, 24, value=9, step=1, label=text("map.frames"))
+                sizes = [(f"{side} px", side) for side in engine.sizes() if side <= 256]
+                size = Radio(sizes, value=sizes[-1][1] if sizes else None, label=text("map.size"))
+                with gr.Column(min_width=200):
+                    seed, _ = seed_input()
+                go, stop = run_and_stop("map.walk")
+        point, path = (gr.Textbox(elem_classes="unseen", label=name) for name in ("point", "path"))
+        axis = _drawn("axis", elem_classes="unseen")
+        endpoint(_search(atlas), "map_search", [gr.JSON(label="neighbours", render=False)])
+    fields = {
+        **choices, "point": point, "path": path, "from": start, "to": end, "frames": frames, "size": size, "seed": seed,
+    }  # fmt: skip
+    shelf.connect("map", fields, receives=own)
+
+    lab = _Lab(engine, shelf, atlas)
+    for name, widget in choices.items():
+        widget.change(None, widget, None, js=f"(value) => unclip.map.set('{name}', value)", **PLUMBING)
+    search.input(None, search, None, js="(value) => unclip.map.mark(value)", **PLUMBING)
+    search.submit(None, search, point, js="(value) => value.trim() ? 'c:' + value : ''", **PLUMBING)
+    gr.on([view.ready, shelf.items.change], lab.own, [shelf.items, start, end], view, **PLUMBING)
+    gr.on([view.point_click, card.chosen], None, None, point, js="() => unclip.map.clicked", **PLUMBING)
+    gr.on([view.path_drawn, card.added, film.edited], None, None, path, js="() => unclip.map.path.join('|')", **PLUMBING)
+    path.change(None, path, None, js="(value) => unclip.map.setPath(value)", **PLUMBING)
+    inspecting = point.change(lab.inspect, [shelf.items, point, start, end], card, **PLUMBING)
+    shelf.address(inspecting, "map")
+    own.change(lab.place_own, [shelf.items, own], [shelf.items, point], **RUN)
+
+    laying = lay.click(lab.lay, [start, end], [axis, choices["layout"]], **PLUMBING)
+    laying.success(lab.own, [shelf.items, start, end], view, **PLUMBING)
+    shelf.address(laying, "map")
+    between.click(
+        None, [start, end], path, js="(a, b) => [a, b].filter((s) => s.trim()).map((s) => 'c:' + s.replaceAll('|', ' ')).join('|')",
+        **PLUMBING,
+    )  # fmt: skip
+
+    decoding = decode.click(lab.decode, [shelf.items, point, size, seed, start, end], [card, shelf.items], **RUN)
+    walking = go.click(lab.walk, [shelf.items, path, frames, size, seed, start, end], [film, shelf.items], **RUN)
+    shelf.address(walking, "map")
+    stop.click(None, film, film, js="unclip.map.halt", cancels=[walking], **PLUMBING)
+    walking.failure(None, film, film, js="unclip.map.halt", **PLUMBING)
+    decoding.failure(None, card, card, js="unclip.map.halt", **PLUMBING)
+
+
+def _choices() -> dict[str, Radio]:
+    """How the map is drawn: the page answers these itself."""
+    layouts = [(text(f"map.layout.{name}"), name) for name in ("umap", "tsne", "pca", "axis")]
+    colours = [(text(f"map.colour.{name}"), name) for name in ("group", "style")]
+    return {
+        "layout": Radio(layouts, value="umap", label=text("map.layout"), elem_classes="segment", min_width=220),
+        "dims": Radio([("2-D", 2), ("3-D", 3)], value=2, label=text("map.dims"), elem_classes="segment", min_width=100),
+        "colour": Radio(colours, value="group", label=text("map.colour"), elem_classes="segment", min_width=130),
+    }
+
+
+def _drawn(part: str, **options: Any) -> gr.HTML:
+    """A component that assets/js/map_*.js draws and that can say what was done in it."""
+    return gr.HTML(
+        value=None,
+        html_template="<div></div>",
+        js_on_load=f"unclip.map.{part}(element, props, watch, trigger); 'chosen'; 'added'; 'edited'",
+        apply_default_css=False,
+        **options,
+    )
+
+
+class _Lab:
+    """The handlers. Nothing of a visitor stays here: the shelf and the fields come in with every event."""
+
+    def __init__(self, engine: Engine, shelf: Shelf, atlas: Atlas) -> None:
+        self.engine, self.shelf, self.atlas = engine, shelf, atlas
+        for name in ("own", "inspect", "place_own", "lay", "decode", "walk"):
+            setattr(self, name, guarded(getattr(self, f"_{name}")))
+
+    def _own(self, items: list, start: str, end: str) -> dict[str, Any]:
+        """The map's address and the session's pictures on it."""
+        address = f"gradio_api/file={self.atlas.folder.resolve().as_posix()}/" if self.atlas.data else None
+        plotly_js = f"gradio_api/file={PLOTLY.resolve().as_posix()}"
+        try:
+            session = self.atlas.session(items, (start.strip(), end.strip()))
+        except UnclipError:  # half-typed captions make no axis
+            session = self.atlas.session(items)
+        return {"map": address, "plotly": plotly_js, "notice": self.atlas.notice, **session}
+
+    def _card(self, items: list, point: str, start: str, end: str) -> tuple[dict[str, Any], np.ndarray]:
+        z = self.atlas.find(point, items)
+        at = place(z[None], self.atlas.layouts(items, (start.strip(), end.strip())))
+        found = [one for one in self.atlas.neighbours(z, items) if one["point"] != point]
+        return {"point": point, "neighbours": found, "at": at}, z
+
+    def _inspect(self, items: list, point: str, start: str, end: str) -> dict[str, Any] | None:
+        return self._card(items, point, start, end)[0] if point else None
+
+    def _place_own(self, items: list, path: str | None) -> tuple[Any, Any]:
+        """A visitor's picture: onto the shelf, unless it came from there, and chosen on the map."""
+        if not path:
+            return gr.skip(), gr.skip()
+        picture = self.engine.open(path)
+        try:
+            known = self.engine.read(path).get("id")
+        except UnclipError:
+            known = None
+        if any(item["id"] == known and self.atlas.embedding_of(item) is not None for item in items):
+            return gr.skip(), f"s:{known}"
+        z = self.engine.model.encode_image([picture])
+        made = self.engine.save([square(picture, KEPT_SIDE)], "map", {}, z_i=z)
+        return self.shelf.add(items, made), f"s:{made[0].recipe['id']}"
+
+    def _lay(self, start: str, end: str) -> tuple[dict[str, Any], str]:
+        """The map laid along the axis between two captions."""
+        start, end = start.strip(), end.strip()
+        return {"from": start, "to": end, "places": self.atlas.axis_places(start, end)}, "axis"
+
+    def _decode(
+        self, items: list, point: str, size: Any, seed: Any, start: str, end: str
+    ) -> Iterator[tuple[Any, Any]]:
+        """The picture that the decoder draws from a point's embedding."""
+        seed, size = checked("seed", seed), checked("size", size)
+        card, z = self._card(items, point, start, end)
+        if point.startswith("c:"):
+            z = self.atlas.find(point, items, drawn=seed)
+        began = time.perf_counter()
+        for shown in self._pictures(z, size, seed):
+            yield {**card, "decoded": {"src": data_uri(shown, 256)}, "phase": "running"}, gr.skip()
+        request = {"point": point, "size": size, "seed": seed}
+        made = self.engine.save([shown], "map", request, z_i=torch.from_numpy(z[None]))
+        decoded = {"file": file_data(made[0].path), "badge": badge(self.engine, time.perf_counter() - began)}
+        yield {**card, "decoded": decoded}, self.shelf.add(items, made)
+
+    def _pictures(self, z: np.ndarray, size: int, seed: int) -> Iterator[Image.Image]:
+        """z [D] decoded: some previews, the finished picture last."""
+        steps = int(self.engine.default("decoder", "steps", 16))
+        latent = torch.from_numpy(np.array(z[None]))
+        for step in self.engine.model.decode_steps(latent, size, seed=seed, preview_every=max(1, steps // PREVIEWS)):
+            if step.pictures:
+                yield step.pictures[0]
+
+    def _walk(
+        self, items: list, path: str, frames: Any, size: Any, seed: Any, start: str, end: str
+    ) -> Iterator[tuple[Any, Any]]:
+        """Pictures along a path, each shown as soon as it is made."""
+        seed, size = checked("seed", seed), checked("size", size)
+        frames = checked_number(LIMITS["map_frames"], frames, "map_frames")
+        began, run = time.perf_counter(), uuid.uuid4().hex[:8]
+        z = along(self.atlas.stops(path, items, seed), frames)
+        film = {"run": run, "total": frames, "at": place(z, self.atlas.layouts(items, (start.strip(), end.strip())))}
+        shown: list[dict[str, str]] = []
+        pictures = []
+        yield {**film, "frames": shown, "phase": "running"}, gr.skip()
+        for row in z:
+            for picture in self._pictures(row, size, seed):
+                yield {**film, "frames": [*shown, {"src": data_uri(picture, 256)}], "phase": "running"}, gr.skip()
+            pictures.append(picture)
+            shown.append({"src": data_uri(picture, 256)})
+        made = self.engine.save(
+            pictures, "map", {"path": path, "frames": frames, "size": size, "seed": seed}, z_i=torch.from_numpy(z)
+        )
+        done = {**film, "frames": shown, "badge": badge(self.engine, time.perf_counter() - began)}
+        yield done, self.shelf.add(items, made)

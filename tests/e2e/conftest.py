@@ -1,0 +1,100 @@
+"""A real server and a real browser. `UNCLIP_E2E_PACK` names the pack (default: the random-weight one, for speed)."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from browsing import DESKTOP
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+ROOT = Path(__file__).parent.parent.parent
+CHROMIUM = os.environ.get("UNCLIP_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if ROOT / "tests" / "e2e" in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(pack: Path | str, *options: str) -> tuple[subprocess.Popen, str]:
+    """The app as a person starts it, waited for until it answers."""
+    port = free_port()
+    command = [sys.executable, str(ROOT / "app.py"), "--pack", str(pack), "--port", str(port), *options]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    address = f"http://127.0.0.1:{port}/"
+    for _ in range(240):
+        if server.poll() is not None:
+            pytest.fail(f"the server ended: {server.stdout.read()[-2000:]}")
+        try:
+            urllib.request.urlopen(address, timeout=2)
+            return server, address
+        except OSError:
+            time.sleep(0.25)
+    server.kill()
+    pytest.fail("the server did not answer within a minute")
+
+
+@pytest.fixture(scope="session")
+def e2e_pack(tiny_pack: Path) -> Path | str:
+    return os.environ.get("UNCLIP_E2E_PACK") or tiny_pack
+
+
+@pytest.fixture(scope="session")
+def address(e2e_pack: Path | str) -> Iterator[str]:
+    server, address = start(e2e_pack)
+    yield address
+    server.terminate()
+    server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address) -> Iterator[Callable]:
+    """`visit(query="?lang=ko", size=PHONE, dark=True)` opens the page; what it asks other hosts for fails the test."""
+    contexts, foreign, broken = [], [], []
+
+    def open_page(query: str = "", size: tuple[int, int] = DESKTOP, dark: bool = False):
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if dark else "light",
+            locale="en-US",
+        )
+        contexts.append(context)
+        page = context.new_page()
+        own = (address, "data:", "blob:")
+        page.on("request", lambda request: request.url.startswith(own) or foreign.append(request.url))
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(address + query)
+        page.wait_for_selector("body[data-ready]", timeout=30_000)
+        page.wait_for_selector("ol.strip")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not foreign, "the page asked other hosts"
+    assert not broken, "scripts failed in the page"
