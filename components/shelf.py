@@ -181,7 +181,7 @@ class Shelf:
         return filled
 
     def _source(self, source: Any, items: Sequence[dict[str, Any]]) -> str | None:
-        """The file of a source picture: the shelf's own, or the small one that the recipe carries (it is a stranger's)."""
+        """The file of a source picture: the shelf's own, or the one that the recipe carries (a stranger's data)."""
         if not isinstance(source, dict):
             return None
         for item in items:

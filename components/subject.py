@@ -1,4 +1,4 @@
-"""A lab's subject: a picture taken apart into z_i and x_T (paper section 3), and put together again to see what was lost."""
+"""A lab's subject: a picture taken apart into z_i and x_T (paper section 3), and put together again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Subject:
 
 
 class Taken(NamedTuple):
-    """One step of taking a picture apart: preview on its way to x_T ("invert") or back ("decoder"); subject at the end."""
+    """One step of taking apart: a preview on its way to x_T ("invert") or back ("decoder"); the subject at the end."""
 
     picture: Image.Image
     stage: str

@@ -73,8 +73,11 @@ def board(note: str = "", **options: Any) -> gr.HTML:
 
 
 def chart(**options: Any) -> gr.HTML:
-    """A line chart. Value: {"title", "x": {"label", "low", "high"}, "y": the same, "lines": [{"label", "tint": "violet" |
-    "coral", "points": [[x, y]]}], "at": x of a marker}, labels by `say`; None draws nothing."""
+    """A line chart; None draws nothing, labels are by `say`.
+
+    Value: {"title", "x": {"label", "low", "high"}, "y": {"low", "high"}, "at": x of a marker or None,
+    "lines": [{"label", "tint": "violet" | "coral" | "ink", "points": [[x, y]]}]}.
+    """
     return gr.HTML(
         value=None,
         html_template="<div></div>",

@@ -114,6 +114,16 @@ def test_eta_varies_an_inverted_picture_by_picture(tiny_model, picture):
     assert not same(moved[:1], moved[1:])
 
 
+def test_a_seed_for_each_picture_makes_each_as_if_alone(tiny_model, picture):
+    latent = tiny_model.invert(picture).repeat(3)
+    many = tiny_model.decode(latent, size=256, eta=1.0, seed=[4, 5, 4])
+    assert same(many[:1], many[2:]) and not same(many[:1], many[1:2])
+    alone = tiny_model.decode(latent[0], size=256, eta=1.0, seed=5)
+    assert np.abs(arrays(many)[1].astype(int) - arrays(alone)[0]).max() <= 1  # batches round differently
+    with pytest.raises(RequestError, match="2 seeds for 3 pictures"):
+        tiny_model.decode(latent, seed=[1, 2])
+
+
 def test_noise_is_what_decode_starts_from(tiny_model):
     z_i = tiny_model.sample_prior("a fish", n=2, seed=5)
     with_noise = tiny_model.decode(Latent(z_i, tiny_model.noise(9, 2)), guidance=2.0, steps=3)

@@ -228,13 +228,14 @@ class UnCLIP:
         guidance: float | None = None,
         steps: int | None = None,
         eta: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         sampler: str | None = None,
     ) -> list[Image.Image]:
         """Latent or z_i [B, D] -> B pictures of size 64, 256 or 1024.
 
         With an x_T of its own (from `invert`) a latent is decoded without guidance by as many ddim steps as the
-        inversion takes, unless told otherwise; from the seed's noise, with the pack's own defaults.
+        inversion takes, unless told otherwise; from the seed's noise, with the pack's own defaults. A seed for each
+        picture makes each as if it were made alone.
         """
         drawn = self.decode_steps(latent, size, caption, guidance, steps, eta, seed, sampler, preview_every=1000)
         return _last(drawn).pictures
@@ -247,7 +248,7 @@ class UnCLIP:
         guidance: float | None = None,
         steps: int | None = None,
         eta: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         sampler: str | None = None,
         preview_every: int = 1,
     ) -> Iterator[Step]:
@@ -265,7 +266,7 @@ class UnCLIP:
             sampler = "ddim" if inverted or eta > 0 else defaults["sampler"]
         drawing = _Drawing(
             size=checked("size", size),
-            seed=checked("seed", seed),
+            seed=_checked_seeds(seed, len(latent)),
             guidance=checked("decoder_guidance", guidance),
             steps=checked("decoder_steps", steps),
             sampler=checked("sampler", sampler),
@@ -406,11 +407,13 @@ class UnCLIP:
             steps=drawing.steps,
             sampler=drawing.sampler,
             eta=drawing.eta,
-            noise=PictureNoise(drawing.seed, rows, "decoder steps"),
+            noise=_noise(drawing.seed, rows, "decoder steps"),
             clip=1.0 if x_T is None else None,  # an inverted picture must come back along the way it went
         )
 
-    def _upsampler_steps(self, pixels: Tensor, steps: Mapping[str, int], seed: int, every: int) -> Iterator[Step]:
+    def _upsampler_steps(
+        self, pixels: Tensor, steps: Mapping[str, int], seed: int | Sequence[int], every: int
+    ) -> Iterator[Step]:
         """pixels [B, 3, h, w] through each upsampler named in steps; within a step picture by picture, which bounds the
         memory that a large size takes."""
         for stage, count in steps.items():
@@ -422,7 +425,7 @@ class UnCLIP:
                     self._draw(seed, [i], stage, side),
                     steps=count,
                     sampler=sampler,
-                    noise=PictureNoise(seed, [i], f"{stage} steps"),
+                    noise=_noise(seed, [i], f"{stage} steps"),
                 )
                 for i in range(len(pixels))
             ]
@@ -431,8 +434,8 @@ class UnCLIP:
                     pixels = as_seen(torch.cat([part.x for part in parts]))
                 yield Step(stage, index, total, _previews(parts, index, total, every))
 
-    def _draw(self, seed: int, indices: Sequence[int], stage: str, side: int) -> Tensor:
-        return PictureNoise(seed, indices, stage)((3, side, side)).to(self.device)
+    def _draw(self, seed: int | Sequence[int], indices: Sequence[int], stage: str, side: int) -> Tensor:
+        return _noise(seed, indices, stage)((3, side, side)).to(self.device)
 
     def _upsampling_steps(self, stage: str, steps: int | None = None) -> int:
         return checked(f"{stage}_steps", self.defaults[stage]["steps"] if steps is None else steps)
@@ -454,7 +457,7 @@ class _Drawing(NamedTuple):
     """How pictures are drawn once z_i is known."""
 
     size: int
-    seed: int
+    seed: int | tuple[int, ...]  # one for all, or one for each picture
     guidance: float
     steps: int
     sampler: str
@@ -466,6 +469,21 @@ class _Drawing(NamedTuple):
 
 # Field of a request -> argument of a prior's sample_steps.
 _PRIOR_OPTIONS = {"prior_steps": "steps", "prior_guidance": "guidance", "candidates": "candidates"}
+
+
+def _checked_seeds(seed: int | Sequence[int], n: int) -> int | tuple[int, ...]:
+    if not isinstance(seed, (list, tuple)):
+        return checked("seed", seed)
+    if len(seed) != n:
+        raise RequestError(f"{len(seed)} seeds for {n} pictures: give one seed, or one for each.", "seeds")
+    return tuple(checked("seed", one) for one in seed)
+
+
+def _noise(seed: int | Sequence[int], indices: Sequence[int], stage: str) -> PictureNoise:
+    """The noise of pictures `indices`; one with a seed of its own is the first of that seed."""
+    if isinstance(seed, int):
+        return PictureNoise(seed, indices, stage)
+    return PictureNoise.alone([seed[i] for i in indices], stage)
 
 
 @torch.inference_mode()

@@ -38,6 +38,13 @@ class PictureNoise:
     def __init__(self, seed: int, indices: list[int] | range, stage: str = "") -> None:
         self.generators = [torch.Generator().manual_seed(_mixed(seed, index, stage)) for index in indices]
 
+    @classmethod
+    def alone(cls, seeds: list[int], stage: str = "") -> PictureNoise:
+        """Each picture as the first of a seed of its own."""
+        made = cls(0, [], stage)
+        made.generators = [torch.Generator().manual_seed(_mixed(seed, 0, stage)) for seed in seeds]
+        return made
+
     def __call__(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers [B, *shape], float32 on the CPU; each call continues every picture's own stream."""
         return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self.generators])
