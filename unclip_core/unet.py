@@ -23,6 +23,7 @@ class UNetConfig:
     patch: pixel-unshuffle factor, so that a 64 px picture with patch 4 is 16 x 16 with 16 times the channels.
     blocks: residual blocks a level (one number for all levels, or one each); the way up has one more.
     attention / attention_up: levels with attention on the way down / up (up: the same unless given).
+    head_width / head_width_up: width of an attention head there.
     context_width: width of the context tokens that attention looks at too; None for none.
     time_width: width of the time embedding that `time_extra` is added to.
     scale_shift: time scales and shifts the second norm of a block, instead of being added before it.
@@ -38,6 +39,7 @@ class UNetConfig:
     attention_up: tuple[bool, ...] | None = None
     mid_attention: bool = True
     head_width: int | tuple[int, ...] = 64
+    head_width_up: tuple[int, ...] | None = None
     context_width: int | None = None
     time_width: int = 512
     scale_shift: bool = True
@@ -54,6 +56,7 @@ class UNetConfig:
             "attention": self.attention,
             "attention_up": self.attention if self.attention_up is None else self.attention_up,
             "head_width": self.head_width,
+            "head_width_up": self.head_width if self.head_width_up is None else self.head_width_up,
         }
         for name, value in per_level.items():
             value = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
@@ -65,7 +68,7 @@ class UNetConfig:
 
 
 class Context(NamedTuple):
-    """A context made ready for the UNet: keys and values for each attention, and the mask with the pixels' part open."""
+    """A context made ready for the UNet: keys and values for each attention, and the tokens' mask."""
 
     keys_values: tuple[KeysValues, ...]
     mask: Tensor | None  # bool [B, L], True = real token
@@ -113,7 +116,9 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             modules = nn.ModuleList()
             for _ in range(config.blocks[level]):
-                modules.append(self._stage(channels, width, level, config.attention[level]))
+                modules.append(
+                    self._stage(channels, width, config.head_width[level] if config.attention[level] else None)
+                )
                 channels = width
                 skips.append(channels)
             if level < top:
@@ -122,14 +127,18 @@ class UNet(nn.Module):
             self.down.append(modules)
 
         self.mid = nn.ModuleList(
-            [self._stage(channels, channels, top, config.mid_attention), self._stage(channels, channels, top, False)]
+            [
+                self._stage(channels, channels, config.head_width[top] if config.mid_attention else None),
+                self._stage(channels, channels, None),
+            ]
         )
 
         self.up = nn.ModuleList()  # from the coarsest level to the finest
         for level in reversed(range(len(widths))):
             modules = nn.ModuleList()
             for _ in range(config.blocks[level] + 1):
-                modules.append(self._stage(channels + skips.pop(), widths[level], level, config.attention_up[level]))
+                head_width = config.head_width_up[level] if config.attention_up[level] else None
+                modules.append(self._stage(channels + skips.pop(), widths[level], head_width))
                 channels = widths[level]
             if level > 0:
                 modules.append(self._resample(channels, "up"))
@@ -145,11 +154,11 @@ class UNet(nn.Module):
             channels, width, c.time_width, scale_shift=c.scale_shift, resample=resample, groups=c.groups, eps=c.eps
         )
 
-    def _stage(self, channels: int, width: int, level: int, attend: bool) -> Stage:
-        c = self.config
-        attention = (
-            SpatialAttention(width, c.head_width[level], c.context_width, c.groups, c.attention_eps) if attend else None
-        )
+    def _stage(self, channels: int, width: int, head_width: int | None) -> Stage:
+        """head_width None: without attention."""
+        c, attention = self.config, None
+        if head_width is not None:
+            attention = SpatialAttention(width, head_width, c.context_width, c.groups, c.attention_eps)
         return Stage(self._block(channels, width), attention)
 
     def _resample(self, channels: int, way: str) -> nn.Module:
