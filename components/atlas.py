@@ -197,7 +197,9 @@ def _numbers(text: str) -> list[float]:
 
 
 def _no_map() -> RequestError:
-    return RequestError("There is no map of this pack's CLIP space: only your own pictures can be chosen.", "map_absent")
+    return RequestError(
+        "There is no map of this pack's CLIP space: only your own pictures can be chosen.", "map_absent"
+    )
 
 
 def _no_point() -> RequestError:

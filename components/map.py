@@ -34,15 +34,16 @@ from components.controls import (
     seed_input,
 )
 from components.engine import Engine
-from components.i18n import lang_of, text
+from components.i18n import text
 from components.map_data import FOLDER
 from components.shelf import Shelf
-from unclip_core.errors import UnclipError
+from unclip_core.errors import RequestError, UnclipError
 from unclip_core.pictures import square
-from unclip_core.request import checked, checked_number
+from unclip_core.request import Limit, checked, checked_number
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 PREVIEWS = 4  # shown of one picture on its way
+FRAMES = Limit("the number of pictures", 3, 24)
 KEPT_SIDE = 256  # of a visitor's own picture
 
 
@@ -73,7 +74,7 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
                 view = MapView(value={"map": None}, elem_id="map")
             with gr.Column(scale=5, min_width=300, elem_classes="sheet", elem_id="map-side"):
                 card = _drawn("card", elem_id="map-card")
-                decode, _ = run_and_stop("map.decode")
+                decode, enough = run_and_stop("map.decode")
                 with gr.Accordion(text("map.yours"), open=False, elem_classes="fold"):
                     own = picture_input("map.own_picture")
         with gr.Column(elem_classes="sheet", elem_id="map-walk"):
@@ -84,14 +85,14 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
                 lay = gr.Button(text("map.lay"), elem_classes="quiet")
                 between = gr.Button(text("map.between"), elem_classes="quiet")
             with gr.Row(elem_id="map-run"):
-                frames = Slider(3, 24, value=9, step=1, label=text("map.frames"))
+                frames = Slider(FRAMES.low, FRAMES.high, value=9, step=1, label=text("map.frames"))
                 sizes = [(f"{side} px", side) for side in engine.sizes() if side <= 256]
                 size = Radio(sizes, value=sizes[-1][1] if sizes else None, label=text("map.size"))
                 with gr.Column(min_width=200):
                     seed, _ = seed_input()
                 go, stop = run_and_stop("map.walk")
         point, path = (gr.Textbox(elem_classes="unseen", label=name) for name in ("point", "path"))
-        axis = _drawn("axis", elem_classes="unseen")
+        axis = _drawn("axisPart", elem_classes="unseen")
         endpoint(_search(atlas), "map_search", [gr.JSON(label="neighbours", render=False)])
     fields = {
         **choices, "point": point, "path": path, "from": start, "to": end, "frames": frames, "size": size, "seed": seed,
@@ -105,7 +106,9 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
     search.submit(None, search, point, js="(value) => value.trim() ? 'c:' + value : ''", **PLUMBING)
     gr.on([view.ready, shelf.items.change], lab.own, [shelf.items, start, end], view, **PLUMBING)
     gr.on([view.point_click, card.chosen], None, None, point, js="() => unclip.map.clicked", **PLUMBING)
-    gr.on([view.path_drawn, card.added, film.edited], None, None, path, js="() => unclip.map.path.join('|')", **PLUMBING)
+    gr.on(
+        [view.path_drawn, card.added, film.edited], None, None, path, js="() => unclip.map.path.join('|')", **PLUMBING
+    )
     path.change(None, path, None, js="(value) => unclip.map.setPath(value)", **PLUMBING)
     inspecting = point.change(lab.inspect, [shelf.items, point, start, end], card, **PLUMBING)
     shelf.address(inspecting, "map")
@@ -124,6 +127,7 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
     shelf.address(walking, "map")
     stop.click(None, film, film, js="unclip.map.halt", cancels=[walking], **PLUMBING)
     walking.failure(None, film, film, js="unclip.map.halt", **PLUMBING)
+    enough.click(None, card, card, js="unclip.map.halt", cancels=[decoding], **PLUMBING)
     decoding.failure(None, card, card, js="unclip.map.halt", **PLUMBING)
 
 
@@ -154,10 +158,9 @@ class _Lab:
 
     def __init__(self, engine: Engine, shelf: Shelf, atlas: Atlas) -> None:
         self.engine, self.shelf, self.atlas = engine, shelf, atlas
-        for name in ("own", "inspect", "place_own", "lay", "decode", "walk"):
-            setattr(self, name, guarded(getattr(self, f"_{name}")))
 
-    def _own(self, items: list, start: str, end: str) -> dict[str, Any]:
+    @guarded
+    def own(self, items: list, start: str, end: str) -> dict[str, Any]:
         """The map's address and the session's pictures on it."""
         address = f"gradio_api/file={self.atlas.folder.resolve().as_posix()}/" if self.atlas.data else None
         plotly_js = f"gradio_api/file={PLOTLY.resolve().as_posix()}"
@@ -173,10 +176,12 @@ class _Lab:
         found = [one for one in self.atlas.neighbours(z, items) if one["point"] != point]
         return {"point": point, "neighbours": found, "at": at}, z
 
-    def _inspect(self, items: list, point: str, start: str, end: str) -> dict[str, Any] | None:
+    @guarded
+    def inspect(self, items: list, point: str, start: str, end: str) -> dict[str, Any] | None:
         return self._card(items, point, start, end)[0] if point else None
 
-    def _place_own(self, items: list, path: str | None) -> tuple[Any, Any]:
+    @guarded
+    def place_own(self, items: list, path: str | None) -> tuple[Any, Any]:
         """A visitor's picture: onto the shelf, unless it came from there, and chosen on the map."""
         if not path:
             return gr.skip(), gr.skip()
@@ -191,14 +196,14 @@ class _Lab:
         made = self.engine.save([square(picture, KEPT_SIDE)], "map", {}, z_i=z)
         return self.shelf.add(items, made), f"s:{made[0].recipe['id']}"
 
-    def _lay(self, start: str, end: str) -> tuple[dict[str, Any], str]:
+    @guarded
+    def lay(self, start: str, end: str) -> tuple[dict[str, Any], str]:
         """The map laid along the axis between two captions."""
         start, end = start.strip(), end.strip()
         return {"from": start, "to": end, "places": self.atlas.axis_places(start, end)}, "axis"
 
-    def _decode(
-        self, items: list, point: str, size: Any, seed: Any, start: str, end: str
-    ) -> Iterator[tuple[Any, Any]]:
+    @guarded
+    def decode(self, items: list, point: str, size: Any, seed: Any, start: str, end: str) -> Iterator[tuple[Any, Any]]:
         """The picture that the decoder draws from a point's embedding."""
         seed, size = checked("seed", seed), checked("size", size)
         card, z = self._card(items, point, start, end)
@@ -220,12 +225,13 @@ class _Lab:
             if step.pictures:
                 yield step.pictures[0]
 
-    def _walk(
+    @guarded
+    def walk(
         self, items: list, path: str, frames: Any, size: Any, seed: Any, start: str, end: str
     ) -> Iterator[tuple[Any, Any]]:
         """Pictures along a path, each shown as soon as it is made."""
         seed, size = checked("seed", seed), checked("size", size)
-        frames = checked_number(LIMITS["map_frames"], frames, "map_frames")
+        frames = checked_number(FRAMES, frames, "map_frames")
         began, run = time.perf_counter(), uuid.uuid4().hex[:8]
         z = along(self.atlas.stops(path, items, seed), frames)
         film = {"run": run, "total": frames, "at": place(z, self.atlas.layouts(items, (start.strip(), end.strip())))}
@@ -242,3 +248,18 @@ class _Lab:
         )
         done = {**film, "frames": shown, "badge": badge(self.engine, time.perf_counter() - began)}
         yield done, self.shelf.add(items, made)
+
+
+def _search(atlas: Atlas) -> Callable[[str], list[dict[str, Any]]]:
+    def map_search(caption: str) -> list[dict[str, Any]]:
+        """Find the pictures of the shipped corpus whose CLIP embeddings lie nearest to a caption's.
+
+        Args:
+            caption: what to look for, in English or Korean.
+        """
+        if atlas.data is None:
+            raise RequestError("There is no map of this pack's CLIP space.", "map_absent")
+        found = atlas.data.neighbours(atlas.find(f"c:{caption}", []), 24)
+        return [{**atlas.data.about(index), "cosine": round(cosine, 4)} for index, cosine in found]
+
+    return map_search

@@ -61,7 +61,9 @@ def lay_out(name: str, z: np.ndarray, pca: PCA) -> tuple[np.ndarray, dict[str, A
     else:
         from umap import UMAP
 
-        places = UMAP(n_components=dims, metric="cosine", n_neighbors=15, min_dist=0.15, random_state=0).fit_transform(reduced)
+        places = UMAP(n_components=dims, metric="cosine", n_neighbors=15, min_dist=0.15, random_state=0).fit_transform(
+            reduced
+        )
     return _scaled(places.astype(np.float64)), {}
 
 
@@ -108,7 +110,11 @@ def write_map(
     scale = (np.abs(z).max(0) / 127).clip(1e-12).astype(np.float32)
     places = {name: (made[0] * FULL).clip(-FULL, FULL).round().astype(np.int16) for name, made in layouts.items()}
     save_file({**places, **numbers}, out / "points.safetensors")
-    embeddings = {"values": (z / scale).round().astype(np.int8), "scale": scale, "fingerprint": probe.astype(np.float32)}
+    embeddings = {
+        "values": (z / scale).round().astype(np.int8),
+        "scale": scale,
+        "fingerprint": probe.astype(np.float32),
+    }
     save_file(embeddings, out / "embeddings.safetensors")
     facts = {
         "schema": SCHEMA, "count": len(z), "side": SIDE, "columns": COLUMNS, "sheets": sheets,

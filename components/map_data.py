@@ -149,6 +149,15 @@ class MapData:
     def __len__(self) -> int:
         return len(self.z)
 
+    def about(self, index: int) -> dict[str, str]:
+        """What a picture shows, and in whose hand."""
+        concept = self.facts["concepts"][self.points["concept"][index]]
+        return {
+            "label": concept["en"],
+            "label_ko": concept["ko"],
+            "style": self.facts["styles"][self.points["style"][index]]["en"],
+        }
+
     def lift(self, layout: str, at: Sequence[float]) -> np.ndarray:
         """A place on the map [d] -> an embedding [D]: its nearest pictures' mean, weighted by nearness.
 

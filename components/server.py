@@ -69,7 +69,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if int(headers.get(b"content-length") or 0) > self.limit:
+        announced = headers.get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > self.limit:
             await _refuse(send, self.limit)
             return
         received, answered = 0, False

@@ -240,7 +240,7 @@ def _fitting(widget: gr.components.Component, value: Any) -> Any:
             return None
         low = -math.inf if widget.minimum is None else widget.minimum
         high = math.inf if widget.maximum is None else widget.maximum
-        number = min(max(number, low), high)
+        number = float(min(max(number, low), high))
         whole = getattr(widget, "precision", None) == 0 or number.is_integer()
         return int(number) if whole else number
     return str(value)[:1000] if isinstance(value, (str, int, float)) else None
