@@ -43,6 +43,7 @@ def build(engine, talk: bool = False):
         with gr.Tabs(elem_id="labs") as shelf.tabs:
             create_tab(engine, shelf)
         shelf.bar()
+        shelf.link_from(bar)
         shelf.restore_on_load(demo)
         translate_on_switch(demo, bar)
     return demo.queue(max_size=16, default_concurrency_limit=1, api_open=False)

@@ -218,8 +218,8 @@ def endpoint(
 def viewer(**options: Any) -> gr.HTML:
     """Pictures drawn large, each with its PNG download, and a slider over their denoising steps.
 
-    Value: {"pictures": [{"src" | "file", "name", "pixels"}], "frames": [{"stage", "index", "total", "pictures", "pixels"}],
-    "badge": badge(...), "note": text while there is nothing, "run": changes with every run}; a frame's pictures are `src`s.
+    Value: {"pictures": [{"src" | "file", "name", "pixels"}], "badge": badge(...), "note": text while there is nothing,
+    "frames": [{"stage", "index", "total", "pictures": [src], "pixels"}], "run": changes with every run}.
     """
     return gr.HTML(
         html_template="<div class='viewer'></div>",

@@ -25,7 +25,7 @@ from components.engine import Engine
 from components.i18n import default_language, text
 from components.shelf import Shelf
 from components.strip import Progress, strip
-from unclip_core.request import LIMITS, PRIORS, SAMPLERS
+from unclip_core.request import LIMITS, PRIORS, SAMPLERS, SIZES
 
 PREVIEW_EVERY = 3
 
@@ -73,7 +73,9 @@ def create_tab(engine: Engine, shelf: Shelf) -> None:
         made = engine.save(progress.final, "create", request, z_i=progress.z_i)
         yield progress.strip("done"), progress.result(made), shelf.add(items, made)
 
-    running = gr.on([go.click, prompt.submit], run, [shelf.items, *fields.values()], [line, result, shelf.items], **RUN)
+    asked = [go.click, prompt.submit]
+    gr.on(asked, None, line, line, js="unclip.waiting", **PLUMBING)
+    running = gr.on(asked, run, [shelf.items, *fields.values()], [line, result, shelf.items], **RUN)
     halt = "(value) => ({...value, phase: 'stopped'})"
     stop.click(None, line, line, js=halt, cancels=[running], **PLUMBING)
     running.failure(None, line, line, js=halt, **PLUMBING)
@@ -83,16 +85,23 @@ def create_tab(engine: Engine, shelf: Shelf) -> None:
 
 def _options(engine: Engine) -> dict[str, gr.components.Component]:
     """The request's fields besides the prompt, each with the widget that holds it."""
-    sizes = engine.sizes()
+    sizes = engine.sizes() or [64]
     priors = [kind for kind in PRIORS if _available(engine, kind)]
     with gr.Column(elem_classes="sheet"):
         prior = Radio(
             [(text(f"prior.{kind}"), kind) for kind in priors],
             value=priors[0],
             label=text("create.prior"),
+            info=_missing_priors(engine),
             elem_classes="cards",
         )
-        size = Radio([(f"{side} px", side) for side in sizes], value=sizes[-1], label=text("create.size"))
+        absent = ", ".join(f"{side} px" for side in SIZES if side not in sizes)
+        size = Radio(
+            [(f"{side} px", side) for side in sizes],
+            value=sizes[-1],
+            label=text("create.size"),
+            info=text("create.missing", what=absent) if absent else None,
+        )
         n = Slider(1, LIMITS["n"].high, value=1, step=1, label=text("create.n"))
         seed, _ = seed_input()
         with gr.Accordion(text("shared.advanced"), open=False, elem_classes="fold"):
@@ -119,6 +128,12 @@ def _options(engine: Engine) -> dict[str, gr.components.Component]:
     return {"prior": prior, "size": size, "n": n, "seed": seed, **fine}
 
 
+def _missing_priors(engine: Engine) -> str | None:
+    """What to say where a prior's choice would stand."""
+    absent = [kind for kind in ("diffusion", "ar") if not _available(engine, kind)]
+    return text(f"create.missing_{'both' if len(absent) == 2 else absent[0]}") if absent else None
+
+
 def _available(engine: Engine, prior: str) -> bool:
     return {"diffusion": engine.has("prior"), "ar": engine.has("prior_ar")}.get(prior, True)
 
@@ -142,7 +157,7 @@ def _api(engine: Engine) -> Callable[..., list[str]]:
             n: how many pictures, 1 to 16.
             size: side in pixels: 64, 256 or 1024.
             seed: whole number; the same seed and request give the same pictures.
-            prior: where the image embedding comes from: "diffusion", "ar", "text" (the caption's own), "caption" (none).
+            prior: source of the image embedding: "diffusion", "ar", "text" (the caption's own), "caption" (none).
             prior_steps: denoising steps of the diffusion prior; the pack's default if left out.
             prior_guidance: guidance scale of the prior, 1 is off; the pack's default if left out.
             decoder_steps: denoising steps of the decoder; the pack's default if left out.

@@ -12,7 +12,7 @@ def header() -> gr.HTML:
     """Brand, copy link, light or dark, language."""
     return gr.HTML(
         html_template="<div></div>",
-        js_on_load="unclip.header(element, trigger); 'language'",
+        js_on_load="unclip.header(element, trigger); 'language'; 'link'",
         apply_default_css=False,
         elem_id="header",
     )

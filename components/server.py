@@ -54,7 +54,8 @@ def check_port(host: str, port: int) -> None:
         except OSError as fault:
             sys.exit(
                 f"Cannot listen on {host}, port {port}: {fault.strerror}.\n"
-                f"If another program, or another copy of this one, uses that port, choose a different one: --port {port + 1}"
+                "If another program, or another copy of this one, uses that port, choose a different one: "
+                f"--port {port + 1}"
             )
 
 

@@ -100,6 +100,12 @@ class Shelf:
         self.view.act(self._act, self.items, self._targets(self.items, self.download), **PLUMBING)
         self.view.dropped(self._dropped, None, self._targets(), **PLUMBING)
 
+    def link_from(self, header: gr.HTML) -> None:
+        """The header's "copy link": the address takes the open lab's state as it stands, run or not."""
+        for lab in self.labs.values():
+            widgets = list(lab.fields.values())
+            header.link(None, widgets, None, js=_address_js(lab.name, lab.fields, "link"), **PLUMBING)
+
     def restore_on_load(self, demo: gr.Blocks) -> None:
         """Fill the lab that the address names when the page opens."""
         arrived = demo.load(self._from_address, None, self._targets(*self._greeting[1]), queue=False, **PLUMBING)
@@ -246,6 +252,6 @@ def _fitting(widget: gr.components.Component, value: Any) -> Any:
     return str(value)[:1000] if isinstance(value, (str, int, float)) else None
 
 
-def _address_js(lab: str, fields: dict[str, gr.components.Component]) -> str:
+def _address_js(lab: str, fields: dict[str, gr.components.Component], verb: str = "address") -> str:
     names = ", ".join(f"'{name}'" for name in fields)
-    return f"(...values) => unclip.address('{lab}', [{names}], values)"
+    return f"(...values) => {{ unclip.{verb}('{lab}', [{names}], values); return []; }}"

@@ -107,8 +107,9 @@ def _page_first(path: Path) -> tuple[bool, str]:
 
 def _faces() -> str:
     gr.set_static_paths([ASSETS / "fonts", ASSETS / "examples"])
-    return "".join(
-        f"@font-face{{font-family:Pretendard;font-weight:{weight};font-display:swap;"
-        f"src:url('gradio_api/file={(ASSETS / 'fonts' / f'Pretendard-{name}.subset.woff2').as_posix()}') format('woff2')}}"
-        for weight, name in FONTS.items()
-    )
+    rules = []
+    for weight, name in FONTS.items():
+        path = (ASSETS / "fonts" / f"Pretendard-{name}.subset.woff2").as_posix()
+        source = f"url('gradio_api/file={path}') format('woff2')"
+        rules.append(f"@font-face{{font-family:Pretendard;font-weight:{weight};font-display:swap;src:{source}}}")
+    return "".join(rules)

@@ -50,7 +50,10 @@ unclip.toast = (text) => {
   setTimeout(() => note.remove(), 2600);
 };
 
-unclip.copyLink = async () => {
+// The open lab alone answers "copy link".
+unclip.link = async (lab, names, values) => {
+  if (!document.getElementById(`tab-${lab}`)?.offsetParent) return;
+  unclip.address(lab, names, values);
   try { await navigator.clipboard.writeText(window.location.href); } catch { /* shown in the address bar anyway */ }
   unclip.toast(unclip.t("app.link_copied"));
 };
@@ -61,7 +64,7 @@ unclip.header = (element, trigger) => {
     const t = unclip.t, narrow = window.innerWidth < 720;
     element.innerHTML = `
       <div class="brand"><span class="mark" aria-hidden="true"></span><div><h1>${t("app.title")}</h1><p>${t("app.tagline")}</p></div></div>
-      <nav class="tools">
+      <nav class="tools"><span class="preflight" role="status"></span>
         <button class="tool" data-do="link" title="${t("app.link")}">${unclip.icons.link}<span>${t("app.link")}</span></button>
         <button class="tool" data-do="theme" title="${t("app.theme")}" aria-label="${t("app.theme")}">${unclip.icons.theme}</button>
         <div class="languages" role="group" aria-label="${t("app.language")}">${UNCLIP.languages.map((lang) =>
@@ -71,14 +74,24 @@ unclip.header = (element, trigger) => {
   element.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.dataset.do === "link") unclip.copyLink();
+    if (button.dataset.do === "link") trigger("link");
     if (button.dataset.do === "theme") unclip.setTheme(!document.body.classList.contains("dark"));
     if (button.dataset.lang && button.dataset.lang !== unclip.lang) {
       unclip.setLanguage(button.dataset.lang);
       trigger("language", { lang: unclip.lang });
     }
   });
-  unclip.onLanguage(draw)();
+  unclip.onLanguage(() => { draw(); if (UNCLIP.talk) unclip.preflight(element.querySelector(".preflight")); })();
+};
+
+// Before a talk: is everything that the page needs here, with no network?
+unclip.preflight = async (note) => {
+  await document.fonts.ready;
+  const away = performance.getEntriesByType("resource").filter((entry) => new URL(entry.name).origin !== location.origin && !/^(data|blob):/.test(entry.name));
+  const faces = [...document.fonts].filter((face) => face.status === "error");
+  const fine = !away.length && !faces.length;
+  note.classList.toggle("fine", fine);
+  note.textContent = unclip.t(fine ? "app.offline_ready" : "app.offline_not");
 };
 
 // A file handed over by the server, downloaded as it is.

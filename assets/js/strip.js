@@ -17,16 +17,36 @@ unclip.heat = (canvas, values) => {
   context.putImageData(pixels, 0, 0);
 };
 
+// What a cell shows before anything has happened.
+unclip.GLYPHS = { text: "Aa", clip: "z<sub>t</sub>", prior: "P(z|y)", z_i: "z<sub>i</sub>", decoder: "64²", upsampler_256: "256²", upsampler_1024: "1024²" };
+
+// The strip as it waits for its turn: everything dark but what can never be lit.
+unclip.waiting = (value) => {
+  const cells = Object.fromEntries(Object.entries((value || {}).cells || {}).map(([name, cell]) =>
+    [name, { state: cell.state === "missing" ? "missing" : "idle" }]));
+  return { phase: "running", cells };
+};
+
 unclip.strip = (element, props, watch) => {
   const t = unclip.t, escape = unclip.escape;
+  let looked = null;
+  // One line that says what the stage under the pointer, or the one at work, does.
+  const explain = () => {
+    const { phase, cells = {} } = props.value || {};
+    const at = looked || (phase === "running" && unclip.CELLS.findLast((name) => (cells[name] || {}).state === "on"));
+    element.querySelector(".explain").textContent = at ? t("strip." + at + ".info") : t("strip.hint");
+  };
+  const look = (event) => { looked = event.target.closest?.("li.cell")?.dataset.stage || null; explain(); };
+  for (const kind of ["pointerover", "focusin", "click"]) element.addEventListener(kind, look);
+  for (const kind of ["pointerleave", "focusout"]) element.addEventListener(kind, () => { looked = null; explain(); });
   const art = (name, cell) => {
     if (cell.state === "missing") return `<span class="absent">${t("app.pack_missing")}</span>`;
     if (cell.state === "skipped") return `<span class="absent">${t("strip.skipped")}</span>`;
-    if (name === "text") return `<q>${escape(cell.text || "")}</q>`;
+    if (name === "text" && cell.text) return `<q>${escape(cell.text)}</q>`;
     if (cell.values) return `<canvas aria-hidden="true"></canvas>`;
     if (cell.picture) return `<img class="${name === "decoder" ? "pixels" : ""}" src="${cell.picture}" alt="${escape(t("strip." + name))}">`;
-    if (name === "prior") return `<span class="glyph">${cell.kind ? escape(t("prior." + cell.kind + ".short")) : "P(z|y)"}</span>`;
-    return `<span class="blank"></span>`;
+    if (cell.kind) return `<span class="glyph">${escape(t("prior." + cell.kind + ".short"))}</span>`;
+    return `<span class="glyph">${unclip.GLYPHS[name]}</span>`;
   };
   const note = (name, cell) => {
     if (cell.state === "on" && cell.total) return t("strip.step", { index: cell.index, total: cell.total });
@@ -39,11 +59,12 @@ unclip.strip = (element, props, watch) => {
     element.innerHTML = `<ol class="strip" data-phase="${value.phase || "idle"}" aria-label="${t("strip.label")}">${unclip.CELLS.map((name) => {
       const cell = cells[name] || { state: "idle" };
       const share = cell.state === "done" ? 100 : cell.total ? (100 * cell.index) / cell.total : 0;
-      return `<li class="cell ${cell.state}" data-stage="${name}" title="${escape(t("strip." + name + ".info"))}">
+      return `<li class="cell ${cell.state}" data-stage="${name}" tabindex="0" aria-label="${escape(t("strip." + name) + ". " + t("strip." + name + ".info"))}">
         <div class="art">${art(name, cell)}</div>
         <div class="bar"><i style="width:${share}%"></i></div>
         <b>${t("strip." + name)}</b><small>${note(name, cell)}</small></li>`;
-    }).join("")}</ol>`;
+    }).join("")}</ol><p class="explain" aria-live="polite"></p>`;
+    explain();
     element.querySelectorAll("canvas").forEach((canvas) => {
       unclip.heat(canvas, cells[canvas.closest("li").dataset.stage].values);
     });
@@ -72,7 +93,7 @@ unclip.viewer = (element, props, watch) => {
     const frame = step === null || step >= frames.length ? null : frames[step];
     const pictures = frame ? frame.pictures.map((src) => ({ src, pixels: frame.pixels })) : value.pictures || [];
     element.innerHTML = `<div class="viewer" data-count="${pictures.length}" data-run="${escape(value.run || "")}">
-      <div class="pictures">${pictures.map(tile).join("") || `<div class="waiting">${escape(value.note || "")}</div>`}</div>
+      <div class="pictures">${pictures.map(tile).join("") || `<div class="waiting">${escape(value.note || t("viewer.waiting"))}</div>`}</div>
       ${frames.length > 1 ? `<div class="scrub"><input type="range" min="0" max="${frames.length}" value="${step ?? frames.length}" aria-label="${t("viewer.scrub")}">
         <output>${frame ? escape(t("viewer.frame", { stage: t("strip." + frame.stage), index: frame.index, total: frame.total })) : t("viewer.result")}</output></div>` : ""}
       ${value.badge ? badge(value.badge) : ""}
