@@ -68,6 +68,19 @@ def load(folder: Path, size: int, limit: int | None = None) -> ImageText:
     return ImageText(np.load(array, mmap_mode="r"), [r["captions"] for r in rows], rows)
 
 
+def load_split(folder: Path, size: int, held_out: bool = False) -> ImageText:
+    """The training pictures of a corpus, or those it holds out.
+
+    A folder of one's own without ``train`` and ``held_out_pairs`` is split here: every fiftieth picture is held out.
+    """
+    folder = Path(folder)
+    if (folder / "train").is_dir():
+        return load(folder / ("held_out_pairs" if held_out else "train"), size)
+    data = load(folder, size)
+    rows = [i for i in range(len(data)) if (i % 50 == 0) == held_out]
+    return ImageText(data.pictures[rows], [data.captions[i] for i in rows], [data.fields[i] for i in rows])
+
+
 def korean(caption: str) -> bool:
     return any("가" <= c <= "힣" for c in caption)
 

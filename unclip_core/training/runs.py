@@ -53,7 +53,7 @@ def load_clip(runs: Path, pack: str | None = None) -> Clip:
 def make_pack(runs: Path, data: Path, out: Path, base: str | None = None, defaults: dict | None = None) -> Path:
     """Writes a pack of every stage that `runs` has (others from the pack `base`), with the PCA of the training
     pictures' embeddings and the corpus's attribution."""
-    from unclip_core.training.data import load
+    from unclip_core.training.data import load_split
     from unclip_core.training.stages import encode_pictures
 
     old = read_pack(find_pack(base)) if base else None
@@ -64,7 +64,7 @@ def make_pack(runs: Path, data: Path, out: Path, base: str | None = None, defaul
         elif old and old.has(stage):
             stages[stage] = (old.config(stage), old.tensors(stage))
     if "clip" in stages and (runs / "clip" / "last.pt").exists():
-        pca = PCA.fit(encode_pictures(load_clip(runs), load(data / "train" / "singles", 64)))
+        pca = PCA.fit(encode_pictures(load_clip(runs), load_split(data, 64)))
         stages["pca"] = ({}, {"mean": pca.mean, "components": pca.components, "explained": pca.explained})
     elif old:
         stages["pca"] = ({}, old.tensors("pca"))

@@ -23,8 +23,8 @@ from unclip_core.prior_ar import ARPrior, ARPriorConfig
 from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
 from unclip_core.sampling import PictureNoise, dpm_solver_pp
 from unclip_core.training.augment import augment
-from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load
-from unclip_core.training.runs import load_clip
+from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load, load_split
+from unclip_core.training.runs import load_clip, load_stage
 from unclip_core.unet import UNetConfig
 from unclip_core.upsampler import Upsampler, UpsamplerConfig
 
@@ -43,8 +43,8 @@ class ClipTask:
     def __init__(self, options: Namespace) -> None:
         from open_clip.loss import ClipLoss
 
-        self.data = load(options.data / "train", 128)
-        self.held_out = load(options.data / "held_out_pairs", 128)
+        self.data = load_split(options.data, 128)
+        self.held_out = load_split(options.data, 128, held_out=True)
         vocabulary = used_vocabulary([c for group in self.data.captions for c in group])
         self.network = Clip(self.config, vocabulary).to(memory_format=torch.channels_last)
         self.captions = CaptionTable(self.data.captions, self.network.tokenize)
@@ -69,15 +69,16 @@ class ClipTask:
         """Share of held-out pairs whose caption finds its own picture first among all of them."""
         rows = torch.arange(len(self.held_out))
         z_i = torch.cat([network.encode_pixels(F.avg_pool2d(self.held_out.pixels(r), 2)) for r in rows.split(250)])
+        pairs = [*zip(self.held_out.fields, self.held_out.captions, strict=True)]
+        asked = {
+            "english": [row.get("label", texts[0]) for row, texts in pairs],
+            "korean": [row.get("label_ko", texts[-1]) for row, texts in pairs],
+            "english_with_style": [next((t for t in texts if t.endswith(" style")), texts[0]) for _, texts in pairs],
+        }
         figures = {}
-        for name, field in (("english", "label"), ("korean", "label_ko")):
-            z_t = torch.cat(
-                [network.encode_text([self.held_out.fields[i][field] for i in r]).pooled for r in rows.split(250)]
-            )
+        for name, captions in asked.items():
+            z_t = torch.cat([network.encode_text([captions[i] for i in r]).pooled for r in rows.split(250)])
             figures[name] = ((z_t @ z_i.T).argmax(1) == rows).float().mean().item()
-        styled = [next(c for c in group if c.endswith(" style")) for group in self.held_out.captions]
-        z_t = torch.cat([network.encode_text([styled[i] for i in r]).pooled for r in rows.split(250)])
-        figures["english_with_style"] = ((z_t @ z_i.T).argmax(1) == rows).float().mean().item()
         return figures
 
     def configs(self) -> dict:
@@ -95,9 +96,9 @@ def encode_by_length(clip: Clip, tokens: Tensor, parts: int = 4) -> Tensor:
 class Encoded:
     """Pictures with their CLIP embeddings, made once by the frozen CLIP, and captions encoded as they are drawn."""
 
-    def __init__(self, options: Namespace, name: str = "train") -> None:
+    def __init__(self, options: Namespace) -> None:
         self.clip = load_clip(options.runs, options.pack).eval().requires_grad_(False)
-        self.data = load(options.data / name, 64)
+        self.data = load_split(options.data, 64)
         self.captions = CaptionTable(self.data.captions, self.clip.tokenize)
         self.z_i = encode_pictures(self.clip, self.data)
 
@@ -114,6 +115,11 @@ class Encoded:
             return torch.cat([self.clip.encode_tokens(self.captions.tokens(rows)).pooled for rows in first.split(512)])
 
 
+def label(data: ImageText, row: int) -> str:
+    """What a picture is called in plain English; for pictures of one's own, their first caption."""
+    return data.fields[row].get("label", data.captions[row][0])
+
+
 @torch.no_grad()
 def encode_pictures(clip: Clip, data: ImageText) -> Tensor:
     """z_i [N, D] of every picture."""
@@ -128,7 +134,7 @@ class PriorTask:
 
     def __init__(self, options: Namespace) -> None:
         self.encoded = Encoded(options)
-        self.held_out = load(options.data / "held_out_pairs", 64)
+        self.held_out = load_split(options.data, 64, held_out=True)
         self.true = encode_pictures(self.encoded.clip, self.held_out)
         self.weights = self.encoded.data.weights(CLIP_WEIGHTS, rest=0.8)
         self.network = self.make()
@@ -158,7 +164,7 @@ class PriorTask:
     @torch.no_grad()
     def validate(self, network, path) -> dict[str, float]:
         rows = range(0, len(self.held_out), 8)
-        text = self.encoded.clip.encode_text([self.held_out.fields[i]["label"] for i in rows])
+        text = self.encoded.clip.encode_text([label(self.held_out, i) for i in rows])
         true = self.true[list(rows)]
         z_i = F.normalize(network.sample(text, 1, 2.0, PictureNoise(0, range(len(rows)))), dim=-1)
         found = (z_i @ true.T).argmax(1) == torch.arange(len(rows))
@@ -181,7 +187,7 @@ class ARPriorTask(PriorTask):
                 embed_dim=clip.embed_dim,
                 text_width=clip.width,
                 context_length=clip.context_length,
-                n_codes=96,
+                n_codes=min(96, clip.embed_dim),
                 width=256,
                 layers=6,
                 heads=4,
@@ -201,15 +207,15 @@ class DecoderTask:
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
-        "a red apple", "smiling face with sunglasses", "빨간 사과", "a dog", "pizza", "rocket", "a cat face",
-        "strawberry", "an octopus", "guitar", "a house", "fire engine", "rainbow", "crying face", "penguin", "birthday cake",
+        "a red apple", "smiling face with sunglasses", "빨간 사과", "a dog", "pizza", "rocket", "a cat face", "guitar",
+        "strawberry", "an octopus", "a house", "fire engine", "rainbow", "crying face", "penguin", "birthday cake",
     )  # fmt: skip
 
     def __init__(self, options: Namespace) -> None:
         self.encoded = Encoded(options)
-        self.held_out = load(options.data / "held_out_pairs", 64)
+        self.held_out = load_split(options.data, 64, held_out=True)
         self.true = encode_pictures(self.encoded.clip, self.held_out)
-        self.weighting = options.option.get("weighting", "flat")
+        self.runs, self.weighting = options.runs, options.option.get("weighting", "flat")
         composed = float(options.option.get("composed", 1))
         kinds = {k: v * (composed if k != "single" else 1) for k, v in PIXEL_WEIGHTS.items()}
         self.weights = self.encoded.data.weights(kinds, rest=float(options.option.get("rest", 0.1)))
@@ -230,20 +236,27 @@ class DecoderTask:
 
     @torch.no_grad()
     def validate(self, network: Decoder, path) -> dict[str, float]:
-        """Loss on fixed held-out pictures, noise and levels, and how well decoded pictures keep their z_i; a grid of
-        held-out pictures above their decodings, and of decodings from training embeddings."""
-        core = [i for i, row in enumerate(self.held_out.fields) if row["core"]][::8][:32]
+        """Loss on fixed held-out pictures, noise and levels, and how well decoded pictures keep their z_i. The grid:
+        held-out pictures, their decodings; training pictures, theirs; and fixed prompts where a prior has been trained.
+        """
+        core = [i for i, row in enumerate(self.held_out.fields) if row.get("core", True)][::8][:32]
         pixels, z_i = self.held_out.pixels(torch.tensor(core)), self.true[core]
-        text = self.encoded.clip.encode_text([self.held_out.fields[i]["label"] for i in core])
-        seen = torch.nonzero(self.weights == self.weights.max()).flatten()[
-            :: int((self.weights == self.weights.max()).sum()) // 32
-        ][:32]
+        text = self.encoded.clip.encode_text([label(self.held_out, i) for i in core])
+        seen = torch.nonzero(self.weights == self.weights.max()).flatten()
+        seen = seen[:: len(seen) // 16 or 1][:16]
         with torch.autocast("cpu", torch.bfloat16):
             losses = [network.loss(pixels, z_i, text, generator=torch.Generator().manual_seed(s)) for s in range(4)]
             made = decode(network, z_i, text, 2.0)
             known = decode(network, self.encoded.z_i[seen], None, 2.0)
             kept = self.encoded.clip.encode_pixels(made)
-        save_grid(path, torch.cat([pixels[:16], made[:16], self.encoded.data.pixels(seen), known]), columns=16)
+            rows = [pixels[:16], made[:16], self.encoded.data.pixels(seen), known]
+            if (self.runs / "prior" / "last.pt").exists():
+                asked = self.encoded.clip.encode_text(list(self.prompts))
+                prior = load_stage(self.runs, "prior")
+                rows.append(
+                    decode(network, prior.sample(asked, 1, 2.0, PictureNoise(0, range(16)), steps=25), asked, 3.0)
+                )
+        save_grid(path, torch.cat(rows), columns=16)
         return {"loss": torch.stack(losses).mean().item(), "z_i_cosine": (kept * z_i).sum(1).mean().item()}
 
     def configs(self) -> dict:

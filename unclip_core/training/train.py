@@ -194,7 +194,7 @@ def save_checkpoint(path: Path, network, ema, optimizer, step: int, configs: dic
 
 
 def load_checkpoint(path: Path, network, ema, optimizer) -> int:
-    """Loads a run's checkpoint and returns its step. Raises UnclipError where there is none, or it is of another network."""
+    """Loads a run's checkpoint and returns its step. Raises UnclipError where there is none, or another network's."""
     if not path.exists():
         raise UnclipError(f"There is no checkpoint at {path} to resume from. Leave --resume out to start anew.")
     state = torch.load(path, weights_only=True, map_location="cpu")

@@ -1,0 +1,56 @@
+"""The CLIP wrapper: any text can be read, padding changes nothing, embeddings are what they say."""
+
+import pytest
+import torch
+from PIL import Image
+
+from unclip_core.clip import END, START, used_vocabulary
+
+CAPTIONS = ["a red apple", "빨간 사과", "", "ZÜRICH 🍎 ☃", "a " * 200]
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_model):
+    return tiny_model.stages["clip"]
+
+
+def test_every_caption_begins_and_ends_with_its_marks(clip):
+    rows = clip.tokenize(CAPTIONS)
+    assert rows.shape == (len(CAPTIONS), clip.context_length)
+    last = len(clip.vocabulary) - 1
+    for row in rows.tolist():
+        assert row[0] == last - 1 and row.count(last) == 1
+
+
+def test_tokens_without_a_row_are_spelled_in_bytes(clip):
+    # The tiny vocabulary holds bytes alone: "dog" is d, o, g-that-ends-a-word.
+    row = clip.tokenize(["dog"])[0].tolist()
+    assert [clip._tokenizer.decoder[int(clip.vocabulary[r])] for r in row[1:4]] == ["d", "o", "g</w>"]
+
+
+def test_features_do_not_depend_on_the_company(clip):
+    alone = clip.encode_text(["a dog"])
+    among = clip.encode_text(["a dog", "a very long caption"])
+    length = alone.tokens.shape[1]
+    assert alone.mask.all() and among.mask[0].sum() == length
+    torch.testing.assert_close(alone.pooled[0], among.pooled[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(alone.tokens[0], among.tokens[0, :length], atol=1e-5, rtol=1e-4)
+
+
+def test_case_and_spacing_do_not_matter(clip):
+    a, b = clip.encode_text(["a  Red APPLE "]), clip.encode_text(["a red apple"])
+    torch.testing.assert_close(a.pooled, b.pooled)
+
+
+def test_embeddings_are_unit_vectors_of_any_picture_size(clip):
+    pictures = [Image.new("RGB", size, "red") for size in ((64, 64), (300, 200), (20, 50))]
+    z_i = clip.encode_image(pictures)
+    assert z_i.shape == (3, clip.embed_dim) and z_i.dtype == torch.float32
+    torch.testing.assert_close(z_i.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(z_i[0], z_i[1], atol=1e-4, rtol=1e-3)  # a plain colour looks the same at any size
+
+
+def test_used_vocabulary_keeps_bytes_and_marks():
+    vocabulary = used_vocabulary(["a red apple", "빨간 사과"])
+    assert set(range(512)) <= set(vocabulary.tolist()) and vocabulary[-2:].tolist() == [START, END]
+    assert vocabulary.tolist() == sorted(set(vocabulary.tolist()))

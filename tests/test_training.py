@@ -1,0 +1,118 @@
+"""The training script on a small corpus: it resumes exactly, several processes make one's step, runs become a pack."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from unclip_core.corpus import scenes
+from unclip_core.corpus.shards import write_shards
+from unclip_core.errors import UnclipError
+from unclip_core.packs import read_pack
+from unclip_core.training.runs import averaged, make_pack
+from unclip_core.training.train import parse, rate, train
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Coloured shapes as every set that a stage reads."""
+    folder, rng = tmp_path_factory.mktemp("corpus"), Random(0)
+
+    def shapes(count: int, size: int):
+        for i in range(count):
+            picture, texts = scenes.shapes(size, rng)
+            yield (
+                f"s{i}",
+                picture,
+                {"captions": texts, "kind": "single", "core": True, "label": texts[0], "label_ko": texts[-1]},
+            )
+
+    for name, count, size in (
+        ("train/singles", 24, 128),
+        ("held_out_pairs", 16, 128),
+        ("hires", 4, 256),
+        ("hires_held_out", 2, 256),
+    ):
+        write_shards(folder / name, shapes(count, size))
+    (folder / "corpus.json").write_text(json.dumps({"attribution": []}))
+    return folder
+
+
+def options(data, runs, pack, stage="decoder", **changes):
+    arguments = {"steps": 2, "batch": 4, "preview-every": 1e9, **changes}
+    flags = [f"--{key}={value}" for key, value in arguments.items() if value is not True]
+    flags += [f"--{key}" for key, value in arguments.items() if value is True]
+    return [
+        "--stage",
+        stage,
+        "--data",
+        str(data),
+        "--runs",
+        str(runs),
+        "--pack",
+        str(pack),
+        "--option=widths=32,64",
+        *flags,
+    ]
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(data, tiny_pack, tmp_path):
+    train(parse(options(data, tmp_path / "whole", tiny_pack, steps=3)))
+    train(parse(options(data, tmp_path / "broken", tiny_pack, steps=3, minutes=0)))  # stops after one step
+    assert torch.load(tmp_path / "broken/decoder/last.pt", weights_only=True)["step"] == 1
+    train(parse(options(data, tmp_path / "broken", tiny_pack, steps=3, resume=True)))
+    (_, one), (_, two) = averaged(tmp_path / "whole", "decoder"), averaged(tmp_path / "broken", "decoder")
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_step_of_one(data, tiny_pack, tmp_path):
+    one = options(data, tmp_path / "one", tiny_pack, steps=1, micro=2)
+    two = options(data, tmp_path / "two", tiny_pack, steps=1, micro=2)
+    train(parse(one))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
+    done = subprocess.run([*launch, "-m", "unclip_core.training.train", *two], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone, together = (torch.load(tmp_path / n / "decoder/last.pt", weights_only=True) for n in ("one", "two"))
+    for key, value in alone["network"].items():
+        torch.testing.assert_close(value, together["network"][key], atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["clip", "prior", "prior_ar", "upsampler_256"])
+def test_every_stage_takes_a_step_and_judges_itself(stage, data, tiny_pack, tmp_path, capsys):
+    loss = train(parse(options(data, tmp_path, tiny_pack, stage=stage, steps=1, batch=8)))
+    assert loss > 0
+    assert f"{stage} step 1" in capsys.readouterr().out  # the validation figures
+    config, weights = averaged(tmp_path, stage)
+    assert config and all(torch.isfinite(w.float()).all() for w in weights.values())
+
+
+def test_runs_become_a_pack(data, tiny_pack, tmp_path):
+    train(parse(options(data, tmp_path / "runs", tiny_pack, stage="prior", steps=1)))
+    folder = make_pack(tmp_path / "runs", data, tmp_path / "mine", base=str(tiny_pack))
+    pack = read_pack(folder)
+    assert pack.name == "mine" and set(pack.stages) == set(read_pack(tiny_pack).stages)
+    assert pack.config("prior")["width"] == 256 and pack.config("decoder") == read_pack(tiny_pack).config("decoder")
+
+
+def test_learning_rate_warms_up_holds_and_falls():
+    assert rate(0, 1000, 100, 0.3) == pytest.approx(0.01)
+    assert rate(500, 1000, 100, 0.3) == 1.0
+    assert rate(850, 1000, 100, 0.3) == pytest.approx(0.5)
+    assert rate(1000, 1000, 100, 0.3) == pytest.approx(0.0)
+
+
+def test_faults_are_named(data, tiny_pack, tmp_path):
+    with pytest.raises(UnclipError, match="no checkpoint"):
+        train(parse(options(data, tmp_path, tiny_pack, resume=True)))
+    with pytest.raises(UnclipError, match="No .tar shards"):
+        train(parse(options(tmp_path / "nowhere", tmp_path, tiny_pack)))
+    with pytest.raises(UnclipError, match="no trained prior"):
+        averaged(tmp_path, "prior")
