@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unclip_core.clip import END, START, used_vocabulary
+from unclip_core.clip import END, START, TOKENS, Clip, ClipConfig, korean_words, used_vocabulary
 
 CAPTIONS = ["a red apple", "빨간 사과", "", "ZÜRICH 🍎 ☃", "a " * 200]
 
@@ -54,3 +54,18 @@ def test_used_vocabulary_keeps_bytes_and_marks():
     vocabulary = used_vocabulary(["a red apple", "빨간 사과"])
     assert set(range(512)) <= set(vocabulary.tolist()) and vocabulary[-2:].tolist() == [START, END]
     assert vocabulary.tolist() == sorted(set(vocabulary.tolist()))
+
+
+def test_korean_words_have_tokens_of_their_own():
+    words = korean_words(["빨간 사과", "초록 사과", "사과", "사과", "빨간 차", "빨간", "빨간", "무지개"])
+    assert words == "빨간 사과"
+    config = ClipConfig(32, {"layers": 1, "width": 32, "head_width": 16, "image_size": 32, "patch_size": 8},
+                        {"context_length": 24, "width": 32, "heads": 2, "layers": 1}, words=words)  # fmt: skip
+    clip = Clip(config, used_vocabulary(["dog"], words))
+    red, apple = (clip._rows[TOKENS + i] for i in range(2))
+    row = clip.tokenize(["빨간 사과"])[0].tolist()
+    assert row[1:3] == [red, apple] and row[3] == len(clip.vocabulary) - 1
+    particle = clip.tokenize(["사과를 dog"])[0].tolist()  # the particle is spelled in bytes
+    assert particle[1] == apple and len([r for r in particle if r]) > 5
+    composed, split = clip.tokenize(["사과"]), clip.tokenize(["\u1109\u1161\u1100\u116a"])  # decomposed Hangul
+    assert torch.equal(composed, split)

@@ -6,6 +6,9 @@ Letters: B batch, D joint embedding width, L tokens, W text width, S picture sid
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ from unclip_core.errors import PackError
 
 TOKENS, START, END = 49408, 49406, 49407  # open_clip's byte-pair vocabulary and its two marks
 BYTES = 512  # its first rows: every byte, and every byte that ends a word
+HANGUL = re.compile("([가-힣]+)")
 
 
 class TextFeatures(NamedTuple):
@@ -49,6 +53,8 @@ class ClipConfig:
 
     normalize: embeddings leave as unit vectors (the pocket pack); otherwise raw (Karlo).
     pad_to_context: token states are returned at the full context length, otherwise cut to the longest caption's.
+    words: Korean words, parted by spaces, with a token of their own (ids from TOKENS on): the byte-pair vocabulary spells
+    Korean nearly byte by byte, which a small text tower is slow to learn.
     """
 
     embed_dim: int
@@ -57,6 +63,7 @@ class ClipConfig:
     quick_gelu: bool = False
     normalize: bool = True
     pad_to_context: bool = False
+    words: str = ""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
@@ -119,6 +126,22 @@ class Clip(nn.Module):
     def _rows(self) -> dict[int, int]:
         return {token: row for row, token in enumerate(self.vocabulary.tolist())}
 
+    @cached_property
+    def _words(self) -> dict[str, int]:
+        return {word: TOKENS + i for i, word in enumerate(self.config.words.split())}
+
+    def _ids(self, caption: str) -> list[int]:
+        """Byte-pair ids; in a run of Hangul the longest known word at each place is one token."""
+        ids: list[int] = []
+        for i, piece in enumerate(HANGUL.split(unicodedata.normalize("NFC", caption)) if self._words else [caption]):
+            while i % 2 and piece:
+                fits = (n for n in range(len(piece), 0, -1) if piece[:n] in self._words)
+                length = next(fits, 0)
+                ids += [self._words[piece[:length]]] if length else self._tokenizer.encode(piece[0])
+                piece = piece[max(length, 1) :]
+            ids += self._tokenizer.encode(piece)
+        return ids
+
     def _spell(self, token: int) -> list[int]:
         """The token itself where it has a row, else its bytes."""
         if token in self._rows:
@@ -131,7 +154,7 @@ class Clip(nn.Module):
         """Captions -> [B, context_length] int64 token rows; too long a caption is cut, its end mark kept."""
         rows = torch.zeros(len(captions), self.context_length, dtype=torch.int64)
         for i, caption in enumerate(captions):
-            ids = [t for token in self._tokenizer.encode(caption) for t in self._spell(token)]
+            ids = [t for token in self._ids(caption) for t in self._spell(token)]
             ids = [START, *ids[: self.context_length - 2], END]
             rows[i, : len(ids)] = torch.tensor([self._rows[t] for t in ids])
         return rows
@@ -190,10 +213,17 @@ def _square(picture: Image.Image, size: int) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
-def used_vocabulary(captions: list[str]) -> Tensor:
-    """[V] sorted byte-pair ids for a small token table: those the captions use, every byte, and the two marks."""
+def used_vocabulary(captions: list[str], words: str = "") -> Tensor:
+    """[V] ids for a small token table: byte pairs that the captions use and every byte, then `words`, then the two marks."""
     from open_clip.tokenizer import SimpleTokenizer
 
     tokenizer = SimpleTokenizer()
     used = {token for caption in set(captions) for token in tokenizer.encode(caption)}
-    return torch.tensor(sorted({*used, *range(BYTES), START, END}), dtype=torch.int32)
+    pairs = sorted({*used, *range(BYTES)} - {START, END})
+    return torch.tensor([*pairs, *range(TOKENS, TOKENS + len(words.split())), START, END], dtype=torch.int32)
+
+
+def korean_words(captions: list[str], least: int = 4) -> str:
+    """The Korean words that occur at least `least` times in the captions, most frequent first, parted by spaces."""
+    counts = Counter(word for caption in captions for word in HANGUL.findall(caption))
+    return " ".join(word for word, count in counts.most_common() if count >= least)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import save_image
 
-from unclip_core.clip import Clip, ClipConfig, TextFeatures, used_vocabulary
+from unclip_core.clip import Clip, ClipConfig, TextFeatures, korean_words, used_vocabulary
 from unclip_core.decoder import Decoder, DecoderConfig
 from unclip_core.pictures import to_pictures, to_pixels
 from unclip_core.prior_ar import ARPrior, ARPriorConfig
@@ -45,8 +45,11 @@ class ClipTask:
 
         self.data = load_split(options.data, 128)
         self.held_out = load_split(options.data, 128, held_out=True)
-        vocabulary = used_vocabulary([c for group in self.data.captions for c in group])
-        self.network = Clip(self.config, vocabulary).to(memory_format=torch.channels_last)
+        captions = [c for group in self.data.captions for c in group]
+        self.config = dataclasses.replace(self.config, words=korean_words(captions))
+        self.network = Clip(self.config, used_vocabulary(captions, self.config.words)).to(
+            memory_format=torch.channels_last
+        )
         self.captions = CaptionTable(self.data.captions, self.network.tokenize)
         self.weights = self.data.weights(CLIP_WEIGHTS, rest=0.8)
         self.korean_share = float(options.option.get("korean", 0.4))
