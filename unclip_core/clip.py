@@ -53,7 +53,7 @@ class ClipConfig:
 
     normalize: embeddings leave as unit vectors (the pocket pack); otherwise raw (Karlo).
     pad_to_context: token states are returned at the full context length, otherwise cut to the longest caption's.
-    words: Korean words, parted by spaces, with a token of their own (ids from TOKENS on): the byte-pair vocabulary spells
+    words: Korean words, parted by spaces, with tokens of their own (ids from TOKENS on): byte-pair encoding spells
     Korean nearly byte by byte, which a small text tower is slow to learn.
     """
 
@@ -214,7 +214,7 @@ def _square(picture: Image.Image, size: int) -> np.ndarray:
 
 
 def used_vocabulary(captions: list[str], words: str = "") -> Tensor:
-    """[V] ids for a small token table: byte pairs that the captions use and every byte, then `words`, then the two marks."""
+    """[V] ids for a small token table: byte pairs the captions use and every byte, then `words`, then the two marks."""
     from open_clip.tokenizer import SimpleTokenizer
 
     tokenizer = SimpleTokenizer()
