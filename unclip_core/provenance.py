@@ -134,9 +134,7 @@ def credentials_available() -> bool:
     return util.find_spec("c2pa") is not None
 
 
-def add_credentials(
-    path: str | Path, certificate: str | Path | None, key: str | Path | None, title: str = SOFTWARE
-) -> Path:
+def add_credentials(path: str | Path, certificate: str | Path | None, key: str | Path | None) -> Path:
     """Sign a PNG in place with C2PA content credentials (trainedAlgorithmicMedia), with the host's own key. Offline.
 
     certificate: PEM chain; key: PEM private key for ES256. Raises RequestError if the package is absent or it
