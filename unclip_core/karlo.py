@@ -148,7 +148,7 @@ def _draw(
     low = _last(decoder.config.schedule.sample(network, x, steps[0], noise)).clamp(-1, 1)
     del decoder, network  # with little memory the upsampler takes their place
     upsampler = model.stages["upsampler_256"]
-    size = upsampler.config.high_size
+    size = upsampler.config.image_size
     x = noise.start(starts[1], (low.shape[1], size, size))
     first, last = upsampler.networks(low, (size, size))
     high = _last(upsampler.config.schedule.sample(first, x, steps[1], noise, last))

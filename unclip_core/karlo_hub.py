@@ -74,8 +74,8 @@ def _how_to(by_hand: Path) -> str:
         f"The Karlo weights are not on this machine and could not be fetched. What is needed: the repository "
         f"{TEXT_TO_IMAGE} of the Hugging Face Hub (about {GIGABYTES} GB) and, to read pictures, the folders "
         f"image_encoder and feature_extractor of {VARIATIONS}. Looked for: {by_hand} (put the repository's folders "
-        f"there by hand), then {cache}. With a network, start again with '--pack karlo' and "
-        f"without HF_HUB_OFFLINE. To go on offline: '--pack pocket', which needs no download, or '--pack FOLDER' with the folder the weights are in."
+        f"there by hand), then {cache}. With a network, start again with '--pack karlo' and without HF_HUB_OFFLINE. "
+        f"To go on offline: '--pack pocket', which needs no download, or '--pack FOLDER' with the weights' folder."
     )
 
 

@@ -156,8 +156,7 @@ class Maker:
         settings = self.components["super_res_first"].settings
         config = KarloUpsamplerConfig(
             unet=upsampler_unet_config(settings, "super_res_first"),
-            low_size=self.components["decoder"].settings.get("sample_size") or 64,
-            high_size=settings.get("sample_size") or 256,
+            image_size=settings.get("sample_size") or 256,
             schedule=self._schedule("super_res"),
         )
         if check or not self.low_memory:

@@ -96,6 +96,8 @@ class KarloPrior(DiffusionPrior):
 
 @dataclass(frozen=True)
 class KarloDecoderConfig:
+    """image_size: what it was published for; the pipeline runs it at 64 px."""
+
     unet: UNetConfig
     embed_dim: int
     image_tokens: int = 4
@@ -200,7 +202,10 @@ class KarloDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class KarloUpsamplerConfig:
+    """image_size: what it was published for. Being convolutions, it runs at any; the pipeline asks 64 -> 256."""
+
     unet: UNetConfig
+    image_size: int = 256
     low_size: int = 64
     high_size: int = 256
     schedule: ReferenceSchedule = ReferenceSchedule()

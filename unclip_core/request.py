@@ -176,12 +176,18 @@ STAGE_NAMES = {
     "upsampler_1024": "upsampler to 1024 px",
     "pca": "PCA of its embeddings",
 }
+_OTHER_WAYS = {
+    "prior_ar": "take the diffusion prior",
+    "upsampler_1024": "ask for 256 px, or for a stand-in (plain Lanczos resizing, or the pocket pack's upsampler)",
+    "pca": "fit one on pictures of your own",
+}
 
 
 def need(model: Able, stage: str) -> None:
     """Raises RequestError if the model lacks the stage."""
     if not model.has(stage):
-        raise RequestError(f"This pack has no {STAGE_NAMES[stage]}: choose another way.", "stage", stage=stage)
+        way = _OTHER_WAYS.get(stage, "choose another way")
+        raise RequestError(f"This pack has no {STAGE_NAMES[stage]}: {way}.", "stage", stage=stage)
 
 
 def _check_stages(request: GenerateRequest, model: Able) -> None:

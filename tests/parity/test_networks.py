@@ -133,7 +133,7 @@ def test_upsampler(pair, dtype, which):
     upsampler = model.stages["upsampler_256"]
     ours = copy.deepcopy(getattr(upsampler, which)()).to(dtype)
     theirs = copy.deepcopy(getattr(pipeline, f"super_res_{which}")).to(dtype)
-    size = upsampler.config.high_size
+    size = upsampler.config.image_size
     x = torch.randn(2, 6, size, size, dtype=dtype)
     near(ours(x, torch.tensor([5, 5])), theirs(x, torch.tensor(5)).sample, dtype)
 

@@ -59,7 +59,7 @@ def theirs(pipeline, prompts, steps, guidance, n, generator, latents):
 
 def starting_noises(shape, model, rows, dtype=torch.float32):
     generator = torch.Generator().manual_seed(11)
-    low, high = model.stages["decoder"].config.image_size, model.stages["upsampler_256"].config.high_size
+    low, high = model.stages["decoder"].config.image_size, model.stages["upsampler_256"].config.image_size
     shapes = [(rows, shape.embed_dim), (rows, 3, low, low), (rows, 3, high, high)]
     return [torch.randn(size, generator=generator, dtype=dtype) for size in shapes]
 
