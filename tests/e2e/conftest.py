@@ -37,7 +37,7 @@ def start(pack: Path | str, *options: str) -> tuple[subprocess.Popen, str]:
     command = [sys.executable, str(ROOT / "app.py"), "--pack", str(pack), "--port", str(port), *options]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     address = f"http://127.0.0.1:{port}/"
-    for _ in range(240):
+    for _ in range(720):
         if server.poll() is not None:
             pytest.fail(f"the server ended: {server.stdout.read()[-2000:]}")
         try:
@@ -46,7 +46,7 @@ def start(pack: Path | str, *options: str) -> tuple[subprocess.Popen, str]:
         except OSError:
             time.sleep(0.25)
     server.kill()
-    pytest.fail("the server did not answer within a minute")
+    pytest.fail("the server did not answer within three minutes")
 
 
 @pytest.fixture(scope="session")
