@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from unclip_core import provenance
 from unclip_core.errors import RequestError
-from unclip_core.provenance import KEY, add_credentials, marked, png_bytes, read_recipe, save_png
+from unclip_core.provenance import KEY, add_credentials, marked, png_bytes, read_credentials, read_recipe, save_png
 
 PICTURE = Image.effect_noise((64, 64), 80).convert("RGB")
 RECIPE = {
@@ -127,6 +127,7 @@ def test_without_the_extra_package_credentials_say_so(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="c2pa-python"):
         add_credentials(path, tmp_path / "cert.pem", tmp_path / "key.pem")
     assert read_recipe(path) == RECIPE
+    assert read_credentials(path) is None
 
 
 def make_certificate(folder):
@@ -151,7 +152,7 @@ def make_certificate(folder):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the test's certificate")
-def test_credentials_say_that_a_model_made_it(tmp_path):
+def test_credentials_say_that_a_model_made_it(tmp_path, monkeypatch):
     c2pa = pytest.importorskip("c2pa")
     path = save_png(PICTURE, tmp_path / "a.png", RECIPE)
     add_credentials(path, *make_certificate(tmp_path))
@@ -160,6 +161,15 @@ def test_credentials_say_that_a_model_made_it(tmp_path):
     with c2pa.Reader(str(path)) as reader:
         said = reader.json()
     assert "trainedAlgorithmicMedia" in said and "claimSignature.validated" in said
+    found = read_credentials(path)
+    assert found["present"] and found["signer"] == "Test" and found["actions"] == ["c2pa.created"]
+    assert found["state"] == "Valid" and found["source_type"].endswith("trainedAlgorithmicMedia")
+    touched = bytearray(path.read_bytes())
+    touched[-60] ^= 1
+    assert read_credentials(bytes(touched))["state"] == "Invalid"
+    monkeypatch.setattr(provenance.util, "find_spec", lambda name: None)
+    assert read_credentials(path) == {"present": True}
+    monkeypatch.undo()
     with pytest.raises(RequestError, match="could not be added"):
         add_credentials(path, tmp_path / "ca.pem", tmp_path / "none.key")
     assert read_recipe(path) == RECIPE

@@ -18,6 +18,7 @@ from unclip_core import __version__
 from unclip_core.errors import RequestError
 
 KEY = "unclip-recipe"
+PNG = b"\x89PNG\r\n\x1a\n"
 MOST_RECIPE = 200_000  # characters
 MOST_FILE = 50_000_000
 SOFTWARE = "unCLIP Explorer"
@@ -91,7 +92,7 @@ def _read(path: Path) -> bytes:
 
 def _recipe_text(data: bytes) -> Any:
     """The text chunk, without decoding a pixel where it stands before the picture, as ours does."""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if not data.startswith(PNG):
         raise RequestError("This is not a PNG file, so it holds no recipe.", "recipe_format")
     if len(data) > MOST_FILE:
         raise RequestError("The file is too large to be one of ours.", "picture_bytes")
@@ -173,3 +174,35 @@ def add_credentials(path: str | Path, certificate: str | Path | None, key: str |
         signed.unlink(missing_ok=True)
         raise RequestError(f"Content credentials could not be added: {fault}", "credentials_failed") from fault
     return path
+
+
+def read_credentials(source: str | Path | bytes) -> dict[str, Any] | None:
+    """What content credentials a PNG carries: None for none, else {"present": True, ...}.
+
+    With the optional package also "state" ("Valid", "Invalid" or "Trusted"), "signer", "actions" and "source_type",
+    None where they are not said. "Valid" says that nothing was changed since the signing, not who signed.
+    """
+    data = source if isinstance(source, bytes) else _read(Path(source))
+    if b"caBX" not in data or not data.startswith(PNG):
+        return None
+    if not credentials_available():
+        return {"present": True}
+    import c2pa
+
+    try:
+        # A stranger's file may name addresses to fetch from: nothing is.
+        context = c2pa.Context.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}})
+        with c2pa.Reader("image/png", io.BytesIO(data), context=context) as reader:
+            said = json.loads(reader.json())
+        manifest = said["manifests"][said["active_manifest"]]
+        made = [a["data"]["actions"] for a in manifest["assertions"] if a["label"].startswith("c2pa.actions")]
+    except Exception:  # a native library, with its own kinds of error, on a stranger's file
+        return {"present": True, "state": "Invalid", "signer": None, "actions": [], "source_type": None}
+    actions = [action for group in made for action in group]
+    return {
+        "present": True,
+        "state": said.get("validation_state"),
+        "signer": manifest.get("signature_info", {}).get("issuer"),
+        "actions": [action.get("action") for action in actions],
+        "source_type": next((a["digitalSourceType"] for a in actions if "digitalSourceType" in a), None),
+    }
