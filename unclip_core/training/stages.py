@@ -22,7 +22,7 @@ from unclip_core.pictures import to_pictures, to_pixels
 from unclip_core.prior_ar import ARPrior, ARPriorConfig
 from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
 from unclip_core.sampling import PictureNoise, dpm_solver_pp
-from unclip_core.training.augment import augment
+from unclip_core.training.augment import MixStyle, augment
 from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load, load_split
 from unclip_core.training.runs import load_clip, load_stage
 from unclip_core.unet import UNetConfig
@@ -52,11 +52,23 @@ class ClipTask:
         )
         self.captions = CaptionTable(self.data.captions, self.network.tokenize)
         self.weights = self.data.weights(CLIP_WEIGHTS, rest=0.8)
+        codes: dict[str, int] = {}  # one number a concept; composed pictures are each their own
+        self.concepts = torch.tensor(
+            [codes.setdefault(row.get("concept") or f"row {i}", len(codes)) for i, row in enumerate(self.data.fields)]
+        )
         self.korean_share = float(options.option.get("korean", 0.4))
         self.contrast = ClipLoss()
+        visual, mix = self.network.model.visual, MixStyle()
+        for layer in (visual.layer1, visual.layer2):
+            layer.register_forward_hook(mix)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.multinomial(self.weights, n, generator=generator)
+        """No concept twice, as far as there are enough: a caption is not told that its own concept is another's."""
+        rows = torch.multinomial(self.weights, min(2 * n, len(self.weights)), generator=generator)
+        seen = torch.zeros(int(self.concepts.max()) + 1, dtype=torch.long)
+        seen[self.concepts[rows.flip(0)]] = torch.arange(len(rows)).flip(0)  # where each concept comes first
+        first = seen[self.concepts[rows]] == torch.arange(len(rows))
+        rows = torch.cat([rows[first], rows[~first]])[:n]
         pixels = augment(self.data.pixels(rows), self.network.image_size, generator)
         chosen = self.captions.draw(rows, generator, self.korean_share)
         return pixels.contiguous(memory_format=torch.channels_last), self.captions.tokens(chosen)
