@@ -1,4 +1,4 @@
-"""The command line: python -m unclip_core generate | packs | corpus | train | evaluate."""
+"""The command line: python -m unclip_core generate | packs | corpus | train | pack | evaluate."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from unclip_core.errors import UnclipError
 LATER = {
     "corpus": "build the training corpus from openly licensed emoji art",
     "train": "train one stage of a pack",
+    "pack": "make a pack of trained stages",
     "evaluate": "measure a pack and write a report",
 }
 
@@ -35,6 +36,8 @@ def _delegate(command: str, arguments: list[str]) -> int:
         from unclip_core.corpus.build import main as run
     elif command == "train":
         from unclip_core.training.train import main as run
+    elif command == "pack":
+        from unclip_core.training.runs import main as run
     else:
         from unclip_core.evaluation import main as run
     return run(arguments) or 0
