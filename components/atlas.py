@@ -1,7 +1,8 @@
 """What the Map lab asks of the core: embeddings behind the points people choose, and where embeddings lie.
 
-A point is a short text, so that addresses and recipes can hold it: "p:12" a picture of the corpus, "u:umap2:0.1,-0.4" any
-place of a layout, "s:1f0c…" a picture of the session's shelf, "c:a red apple" a caption. A path is points joined by "|".
+A point is a short text, so that addresses and recipes can hold it: "p:12" a picture of the corpus, "u:umap2:0.1,-0.4"
+any place of a layout, "s:1f0c…" a picture of the session's shelf, "c:a red apple" a caption. A path is points joined
+by "|".
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Atlas:
     # Points
 
     def find(self, point: str, items: list[dict[str, Any]], drawn: int | None = None) -> np.ndarray:
-        """The embedding [D] behind a point. A caption's is CLIP's own, or with `drawn`, a seed, one that the prior draws.
+        """The embedding [D] behind a point. A caption's is CLIP's own, or with `drawn`, a seed, what the prior draws.
 
         Raises RequestError for what names no point, or none that this map or session has.
         """
@@ -152,7 +153,7 @@ class Atlas:
         return base64.b64encode((places.clip(-1, 1) * FULL).round().astype("<i2").tobytes()).decode()
 
     def session(self, items: list[dict[str, Any]], ends: tuple[str, str] = ("", "")) -> dict[str, Any]:
-        """The shelf's pictures on the map: {"own": [...], "at": places by layout, "paths": runs of several pictures}."""
+        """The shelf's pictures on the map: {"own": [...], "at": places by layout, "paths": runs of several of them}."""
         shown = [(item, z) for item in items if (z := self.embedding_of(item)) is not None]
         own = [{"point": f"s:{item['id']}", "name": item["name"], "lab": item["recipe"]["lab"]} for item, _ in shown]
         at = place(np.stack([z for _, z in shown]), self.layouts(items, ends)) if shown else {}
@@ -165,7 +166,7 @@ def place(z: np.ndarray, layouts: dict[str, Linear | Nearby]) -> dict[str, list[
 
 
 def along(stops: list[np.ndarray], count: int) -> np.ndarray:
-    """`count` embeddings evenly along a path through `stops` [D], each piece a spherical interpolation -> [count, D]."""
+    """`count` embeddings evenly along a path through `stops` [D], by spherical interpolation -> [count, D]."""
     points = torch.from_numpy(np.stack(stops)).float()
     made = []
     for place in np.linspace(0, len(stops) - 1, count):

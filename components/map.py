@@ -1,4 +1,4 @@
-"""Map: where do things live? The corpus and the session's pictures in CLIP space, decoded at any point, walked along any path.
+"""Map: where do things live? The corpus and the session's pictures in CLIP space, to decode and to walk through.
 
 The page holds the map's files and draws them itself; Python is asked only for what needs an embedding: neighbours, a
 picture decoded from a point, a walk, an axis between two captions.
@@ -48,7 +48,7 @@ KEPT_SIDE = 256  # of a visitor's own picture
 
 
 class MapView(gr.HTML):
-    """The map. Value: {"map": folder's address or null, "plotly": address, "notice": text key, "own", "at", "paths"}."""
+    """The map. Value: {"map": the folder's address or null, "plotly", "notice": text key, "own", "at", "paths"}."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -104,11 +104,12 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
         widget.change(None, widget, None, js=f"(value) => unclip.map.set('{name}', value)", **PLUMBING)
     search.input(None, search, None, js="(value) => unclip.map.mark(value)", **PLUMBING)
     search.submit(None, search, point, js="(value) => value.trim() ? 'c:' + value : ''", **PLUMBING)
-    gr.on([view.ready, shelf.items.change], lab.own, [shelf.items, start, end], view, **PLUMBING)
-    gr.on([view.point_click, card.chosen], None, None, point, js="() => unclip.map.clicked", **PLUMBING)
-    gr.on(
-        [view.path_drawn, card.added, film.edited], None, None, path, js="() => unclip.map.path.join('|')", **PLUMBING
-    )
+    for arrives in (view.ready, shelf.items.change):
+        arrives(lab.own, [shelf.items, start, end], view, **PLUMBING)
+    for chosen in (view.point_click, card.chosen):
+        chosen(None, None, point, js="() => unclip.map.clicked", **PLUMBING)
+    for edited in (view.path_drawn, card.added, film.edited):
+        edited(None, None, path, js="() => unclip.map.path.join('|')", **PLUMBING)
     path.change(None, path, None, js="(value) => unclip.map.setPath(value)", **PLUMBING)
     inspecting = point.change(lab.inspect, [shelf.items, point, start, end], card, **PLUMBING)
     shelf.address(inspecting, "map")
@@ -117,10 +118,7 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
     laying = lay.click(lab.lay, [start, end], [axis, choices["layout"]], **PLUMBING)
     laying.success(lab.own, [shelf.items, start, end], view, **PLUMBING)
     shelf.address(laying, "map")
-    between.click(
-        None, [start, end], path, js="(a, b) => [a, b].filter((s) => s.trim()).map((s) => 'c:' + s.replaceAll('|', ' ')).join('|')",
-        **PLUMBING,
-    )  # fmt: skip
+    between.click(None, [start, end], path, js="(from, to) => unclip.map.captions(from, to)", **PLUMBING)
 
     decoding = decode.click(lab.decode, [shelf.items, point, size, seed, start, end], [card, shelf.items], **RUN)
     walking = go.click(lab.walk, [shelf.items, path, frames, size, seed, start, end], [film, shelf.items], **RUN)
@@ -165,14 +163,14 @@ class _Lab:
         address = f"gradio_api/file={self.atlas.folder.resolve().as_posix()}/" if self.atlas.data else None
         plotly_js = f"gradio_api/file={PLOTLY.resolve().as_posix()}"
         try:
-            session = self.atlas.session(items, (start.strip(), end.strip()))
+            session = self.atlas.session(items, _ends(start, end))
         except UnclipError:  # half-typed captions make no axis
             session = self.atlas.session(items)
         return {"map": address, "plotly": plotly_js, "notice": self.atlas.notice, **session}
 
     def _card(self, items: list, point: str, start: str, end: str) -> tuple[dict[str, Any], np.ndarray]:
         z = self.atlas.find(point, items)
-        at = place(z[None], self.atlas.layouts(items, (start.strip(), end.strip())))
+        at = place(z[None], self.atlas.layouts(items, _ends(start, end)))
         found = [one for one in self.atlas.neighbours(z, items) if one["point"] != point]
         return {"point": point, "neighbours": found, "at": at}, z
 
@@ -199,7 +197,7 @@ class _Lab:
     @guarded
     def lay(self, start: str, end: str) -> tuple[dict[str, Any], str]:
         """The map laid along the axis between two captions."""
-        start, end = start.strip(), end.strip()
+        start, end = _ends(start, end)
         return {"from": start, "to": end, "places": self.atlas.axis_places(start, end)}, "axis"
 
     @guarded
@@ -234,7 +232,7 @@ class _Lab:
         frames = checked_number(FRAMES, frames, "map_frames")
         began, run = time.perf_counter(), uuid.uuid4().hex[:8]
         z = along(self.atlas.stops(path, items, seed), frames)
-        film = {"run": run, "total": frames, "at": place(z, self.atlas.layouts(items, (start.strip(), end.strip())))}
+        film = {"run": run, "total": frames, "at": place(z, self.atlas.layouts(items, _ends(start, end)))}
         shown: list[dict[str, str]] = []
         pictures = []
         yield {**film, "frames": shown, "phase": "running"}, gr.skip()
@@ -248,6 +246,11 @@ class _Lab:
         )
         done = {**film, "frames": shown, "badge": badge(self.engine, time.perf_counter() - began)}
         yield done, self.shelf.add(items, made)
+
+
+def _ends(start: str | None, end: str | None) -> tuple[str, str]:
+    """The axis's captions as typed, "" where there is none."""
+    return (start or "").strip(), (end or "").strip()
 
 
 def _search(atlas: Atlas) -> Callable[[str], list[dict[str, Any]]]:

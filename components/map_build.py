@@ -1,4 +1,4 @@
-"""Makes the map of a pack's CLIP space from the corpus: `python -m components.map_build --pack pocket --data data/corpus`.
+"""Makes the map of a pack's CLIP space: `python -m components.map_build --pack pocket --data data/corpus`.
 
 Needs umap-learn and scikit-learn. Skin tones are left out, and so is the held-out style, whose licence is share-alike.
 """

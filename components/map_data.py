@@ -1,8 +1,9 @@
 """The map of CLIP space as it ships in assets/map: where corpus pictures lie, what they are, and their embeddings.
 
-Letters: N pictures of the corpus, D embedding width, B embeddings asked about. Files: `map.json` (names, counts, how each
-layout was scaled), `points.safetensors` (read by the page too: int16 places, concept, style), `embeddings.safetensors`
-(int8 by dimension, and the fingerprint of the CLIP they came from) and `thumbs-*.webp` (sheets of small pictures).
+Letters: N pictures of the corpus, D embedding width, B embeddings asked about. Files: `map.json` (names, counts, how
+each layout was scaled), `points.safetensors` (read by the page too: int16 places, concept, style),
+`embeddings.safetensors` (int8 by dimension, and the fingerprint of the CLIP they came from) and `thumbs-*.webp` (sheets
+of small pictures).
 `python -m components.map_build` makes them.
 """
 
@@ -36,7 +37,7 @@ def unit(z: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(model: UnCLIP) -> np.ndarray:
-    """What a CLIP makes of four captions and a fixed picture -> unit rows [5, D]: tells its embeddings from another's."""
+    """What a CLIP makes of four captions and a fixed picture -> unit rows [5, D]: tells one CLIP from another."""
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
     picture = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 90, np.uint8)], -1)
     text = model.encode_text(PROBES).pooled
@@ -46,7 +47,7 @@ def fingerprint(model: UnCLIP) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Linear:
-    """A layout that is a projection: exact for any embedding. basis [d, D]; centre [d] and radius scale it to [-1, 1]."""
+    """A layout that is a projection, exact for any embedding. basis [d, D]; centre [d] and radius scale it."""
 
     mean: np.ndarray
     basis: np.ndarray

@@ -27,6 +27,7 @@ unclip.map.addStop = (point, trigger, event) => {
   unclip.map.changed("path");
   trigger(event);
 };
+unclip.map.captions = (...words) => words.filter((one) => one.trim()).map((one) => `c:${one.replaceAll("|", " ")}`).join("|");
 unclip.map.halt = (value) => (value ? { ...value, phase: "stopped" } : value);
 
 // The layout drawn now. The axis between two captions is flat; without a map only PCA of the session's pictures is there.

@@ -1,6 +1,6 @@
 // What lies above the dots of the flat map: small pictures where there is room, search hits, neighbours, paths, walks.
 unclip.map.painter = (canvas, frame, { scale, flat, columns }) => {
-  const map = unclip.map, TILE = 30, GAP = 64;
+  const map = unclip.map, TILE = 30;
   const images = new Map();
   let tiles = [], asked = false;
   const self = { stroke: null };
@@ -63,26 +63,32 @@ unclip.map.painter = (canvas, frame, { scale, flat, columns }) => {
     context.setLineDash([]);
   };
 
-  // Corpus pictures, one in each cell of a grid: those searched for first, then in the order of the sheets.
+  // Corpus pictures where none lies in another's way: those searched for, or else in the order of the sheets.
   const corpus = (context, px, width, height) => {
-    const { data, settings, marked } = map, [xs, ys] = columns(), taken = new Set();
+    const { data, settings, marked } = map, [xs, ys] = columns(), taken = new Map();
     const kinds = settings.colour === "style" ? data.style : data.group, visible = [];
     const [left, top] = px([-1, 1]), [right, bottom] = px([1, -1]);
-    const cell = (right - left) > 3.5 * width ? TILE + 4 : GAP;
+    const room = right - left > 3 * width ? TILE + 3 : 46;
+    const free = (x, y) => {
+      const column = Math.floor(x / room), row = Math.floor(y / room);
+      for (let c = column - 1; c <= column + 1; c++) for (let r = row - 1; r <= row + 1; r++) {
+        const other = taken.get(c * 4096 + r);
+        if (other && Math.abs(other[0] - x) < room && Math.abs(other[1] - y) < room) return false;
+      }
+      taken.set(column * 4096 + row, [x, y]);
+      return true;
+    };
     const offer = (i, ringed) => {
       if (map.hidden.has(settings.colour + kinds[i])) return;
       const x = left + ((xs[i] + 1) / 2) * (right - left), y = top + ((1 - ys[i]) / 2) * (bottom - top);
       if (x < 0 || y < 0 || x > width || y > height) return;
-      const key = Math.floor(x / cell) * 4096 + Math.floor(y / cell);
       if (ringed) ring(context, [x, y], 5, colour("--coral"), 1.5);
-      if (taken.has(key)) return;
-      taken.add(key);
-      visible.push([i, x, y]);
+      if (visible.length < 400 && free(x, y)) visible.push([i, x, y]);
     };
     if (marked) marked.forEach((i) => offer(i, marked.length < 2000));
     if (!marked || !marked.length) for (let i = 0; i < xs.length; i++) offer(i, false);
     const border = (i) => unclip.map.PALETTE[kinds[i] % 10];
-    visible.slice(0, 400).forEach(([i, x, y]) => tile(context, `p:${i}`, x, y, TILE, border(i)));
+    visible.forEach(([i, x, y]) => tile(context, `p:${i}`, x, y, TILE, border(i)));
   };
 
   // Rings and lines as places, for the flat canvas and for Plotly's traces in 3-D alike.

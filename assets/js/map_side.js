@@ -32,7 +32,7 @@ unclip.map.card = (element, props, watch, trigger) => {
 unclip.map.film = (element, props, watch, trigger) => {
   const map = unclip.map, t = unclip.t, escape = unclip.escape;
   let run = null;
-  const stops = () => map.path.map((point, i) => `<li class="stop">${map.thumb(point, 34)}<span>${escape(map.name(point))}</span>
+  const stops = () => map.path.map((point, i) => `<li class="station">${map.thumb(point, 34)}<span>${escape(map.name(point))}</span>
     <button class="tool" data-remove="${i}" aria-label="${t("map.remove")}">×</button></li>`).join("");
   const cells = ({ frames = [], total = 0 }) => Array.from({ length: total }, (_, i) => frames[i]
     ? `<button class="cell" data-frame="${i}" aria-pressed="${i === map.cursor}"><img src="${frames[i].src}" alt="${t("map.frame", { index: i + 1, total })}"></button>`

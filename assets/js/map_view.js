@@ -55,7 +55,7 @@ unclip.map.view = (element, props, watch, trigger) => {
     const layout = {
       margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
       dragmode: map.drawing ? false : flat() ? "pan" : "orbit", hovermode: flat() ? false : "closest", uirevision: map.layout(),
-      ...(flat() ? { xaxis: axis, yaxis: { ...axis, scaleanchor: "x" } } : { scene: { xaxis: box, yaxis: box, zaxis: box, aspectmode: "cube", uirevision: map.layout(), camera: { eye: { x: 1.2, y: 1.2, z: 0.7 } } } }),
+      ...(flat() ? { xaxis: axis, yaxis: { ...axis, scaleanchor: "x" } } : { scene: { xaxis: box, yaxis: box, zaxis: box, aspectmode: "cube", uirevision: map.layout(), camera: { eye: { x: 0.95, y: 0.95, z: 0.5 } } } }),
     };
     const config = { displayModeBar: false, scrollZoom: true, responsive: true, doubleClick: "reset", showTips: false };
     return Plotly[fresh ? "newPlot" : "react"](plot, [...traces, ...marks3()], layout, config);
@@ -67,6 +67,7 @@ unclip.map.view = (element, props, watch, trigger) => {
     if (changed !== shown) { traces = map.data ? dots() : []; nearest = null; }
     if (moved && shown) Plotly.purge(plot);
     over.hidden = !flat();
+    tooltip(null);
     await figure(moved);
     if (moved) listen();
     shown = changed;
@@ -151,7 +152,7 @@ unclip.map.view = (element, props, watch, trigger) => {
   element.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.dataset.do === "whole") Plotly.relayout(plot, flat() ? { "xaxis.range": [-1.06, 1.06], "yaxis.range": [-1.06, 1.06] } : { "scene.camera.eye": { x: 1.2, y: 1.2, z: 0.7 } }).then(paint);
+    if (button.dataset.do === "whole") Plotly.relayout(plot, flat() ? { "xaxis.range": [-1.06, 1.06], "yaxis.range": [-1.06, 1.06] } : { "scene.camera.eye": { x: 0.95, y: 0.95, z: 0.5 } }).then(paint);
     if (button.dataset.do === "draw") { map.drawing = !map.drawing; Plotly.relayout(plot, { dragmode: map.drawing ? false : "pan" }); words(); }
     if (button.dataset.kind !== undefined) {
       const key = map.settings.colour + button.dataset.kind;
