@@ -72,6 +72,11 @@ class Engine:
         """Whether the pack holds a stage: clip, prior, prior_ar, decoder, upsampler_256, upsampler_1024, pca."""
         return self.model.has(stage)
 
+    @property
+    def width(self) -> int:
+        """D, the numbers in an embedding."""
+        return self.model.stages["clip"].embed_dim
+
     def sizes(self) -> list[int]:
         """The picture sizes this pack can make, smallest first."""
         chain = [(64, "decoder"), (256, "upsampler_256"), (1024, "upsampler_1024")]

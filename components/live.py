@@ -7,8 +7,7 @@ arrive and keeps one edit of each in view: coarse while a slider is dragged, who
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +32,8 @@ PREVIEWS = 3  # shown of one picture on its way
 class Job:
     """One picture to decode: an edited Latent of batch 1, how, and what is written below it and into its recipe.
 
-    request: the lab's fields that make this very picture again. options: arguments of `UnCLIP.decode_steps`.
+    request: the lab's fields that make this very picture again. options: arguments of `UnCLIP.decode_steps`. sources:
+    the pictures it was made from, as `Engine.save` takes them.
     """
 
     latent: Latent
@@ -41,11 +41,7 @@ class Job:
     name: Label
     note: Label = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    subjects: tuple[Subject | None, ...] = ()
-
-    def sources(self) -> list[tuple[Image.Image, str | None] | None]:
-        """The pictures it was made from, as `Engine.save` takes them."""
-        return [None if one is None else (one.picture, one.source) for one in self.subjects]
+    sources: tuple[tuple[Image.Image, str | None] | None, ...] = ()
 
 
 Edit = Callable[[Subject, Mapping[str, Any]], Job | None]
@@ -69,7 +65,7 @@ def decode_jobs(engine: Engine, lab: str, jobs: Sequence[tuple[int, int, Job]], 
             if step.pictures:
                 yield None
         for picture, (row, column, job) in zip(step.pictures, group):
-            made = engine.save([picture], lab, job.request, z_i=job.latent.z_i, sources=job.sources())[0]
+            made = engine.save([picture], lab, job.request, z_i=job.latent.z_i, sources=job.sources)[0]
             grid.put(row, column, made, job.name, note=job.note)
             yield made
 
@@ -105,10 +101,16 @@ class Live:
         self.view = board(note=f"{lab}.empty", elem_classes="parts")
         self.fields: dict[str, gr.components.Component] = {}
 
-    def wire(self, tab: gr.Tab, fields: Mapping[str, gr.components.Component], sliders: Sequence[gr.Slider]) -> Any:
+    def wire(
+        self,
+        tab: gr.Tab,
+        fields: Mapping[str, gr.components.Component],
+        sliders: Sequence[gr.Slider],
+        after: Sequence[Any] = (),
+    ) -> list[Any]:
         """`fields`: what the edit looks at, by name; a change of any settles the edit, and dragging `sliders` follows.
 
-        Returns the events that run the model, for Stop.
+        after: events that settle it too once they end. Returns the events that run the model, for Stop.
         """
         self.fields = dict(fields)
         inputs = [*self.inputs.pictures, *self.fields.values()]
@@ -120,32 +122,45 @@ class Live:
                 triggers += [widget.submit, widget.blur]
             else:
                 triggers.append(widget.change)
-        outputs = [self.view, self.kept, self.settled, self.shelf.items]
-        settling = gr.on(
-            triggers,
-            guarded(self._settle),
-            [self.shelf.items, self.kept, self.settled, *inputs],
-            outputs,
-            trigger_mode="always_last",
-            **RUN,
-        )
+        settle = {
+            "fn": guarded(self._settle),
+            "inputs": [self.shelf.items, self.kept, self.settled, *inputs],
+            "outputs": [self.view, self.kept, self.settled, self.shelf.items],
+        }
+        settling = [gr.on(triggers, **settle, trigger_mode="always_last", **RUN)]
+        settling += [event.then(**settle, **RUN) for event in after]
         dragging = [
             slider.input(
                 guarded(self._drag), [self.kept, self.settled, *inputs], self.view, trigger_mode="always_last", **RUN
             )
             for slider in sliders
         ]
-        settling.failure(None, self.view, self.view, js="(value) => unclip.halt(value)", **PLUMBING)
-        self.shelf.address(settling, self.lab)
-        return [settling, *dragging]
+        for event in settling:
+            event.failure(None, self.view, self.view, js="(value) => unclip.halt(value)", **PLUMBING)
+            self.shelf.address(event, self.lab)
+        return [*settling, *dragging]
 
-    def stoppable(self, go: gr.Button, stop: gr.Button, running: Any, result: gr.HTML, moving: Sequence[Any]) -> None:
-        """Let Stop end the lab's run, which fills `result`, and what moves by itself; either way the page says so."""
-        go.click(None, result, result, js="(value) => unclip.start(value)", **PLUMBING)
-        boards = [self.view, result]
-        halt = "(...values) => values.map(unclip.halt)"
-        stop.click(None, boards, boards, js=halt, cancels=[running, *moving], **PLUMBING)
-        running.failure(None, result, result, js="(value) => unclip.halt(value)", **PLUMBING)
+    def prepare(
+        self, paths: Sequence[str | None], kept: Sequence[Subject]
+    ) -> Generator[tuple[Any, Any, Any], None, list[Subject]]:
+        """The subjects of a run, taken apart where `kept` lacks them; `yield from` it, so that Stop works."""
+        subjects = []
+        for path in paths:
+            for taken in take_apart(self.engine, path, of_path(kept, str(path))):
+                yield gr.skip(), gr.skip(), gr.skip()
+            subjects.append(taken.subject)
+        return subjects
+
+    def fill(
+        self, items: list, grid: Board, jobs: Sequence[tuple[int, int, Job]], subjects: Sequence[Subject], note: Label
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """A run of the lab: values for its board, the shelf and `kept`, as the pictures come; `note` stands below."""
+        yield grid.value(), gr.skip(), tuple(subjects)
+        for made in decode_jobs(self.engine, self.lab, jobs, grid):
+            items = self.shelf.add(items, [made]) if made else items
+            yield grid.value(), items if made else gr.skip(), gr.skip()
+        grid.note = note
+        yield grid.value("done"), gr.skip(), gr.skip()
 
     # ---- handlers ----
 
@@ -156,7 +171,6 @@ class Live:
         if settled == inputs or (settled is None and not paths):
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
-        start = time.perf_counter()
         grid = self.board(len(paths))
         subjects = []
         for row, path in enumerate(paths):
@@ -168,7 +182,7 @@ class Live:
         for made in decode_jobs(self.engine, self.lab, self._jobs(subjects, values), grid):
             items = self.shelf.add(items, [made]) if made else items
             yield grid.value(), gr.skip(), gr.skip(), items if made else gr.skip()
-        yield grid.value("done", time.perf_counter() - start), gr.skip(), inputs, gr.skip()
+        yield grid.value("done"), gr.skip(), inputs, gr.skip()
 
     def _drag(self, request: gr.Request, kept: tuple[Subject, ...], settled: Any, *inputs: Any) -> Any:
         paths, values = self._split(inputs)
@@ -212,6 +226,20 @@ class Live:
             column = 2 if taken.stage == "invert" else 3
             name = say("subject.x_T" if column == 2 else "subject.reconstruction")
             grid.put(row, column, taken.preview, name, share=taken.share)
+
+
+def wire_run(
+    shelf: Shelf, lab: str, buttons: tuple[gr.Button, gr.Button], views: Sequence[gr.HTML], running: Sequence[Any]
+) -> None:
+    """What every run of a lab shares: Stop ends the events `running`, the boards `views` say how it stands (the first
+    is what a run fills), and the page's address follows."""
+    go, stop = buttons
+    go.click(None, views[0], views[0], js="(value) => unclip.start(value)", **PLUMBING)
+    halt = "(...values) => values.length > 1 ? values.map(unclip.halt) : unclip.halt(values[0])"
+    stop.click(None, list(views), list(views), js=halt, cancels=list(running), **PLUMBING)
+    for event in running:
+        event.failure(None, views[0], views[0], js="(value) => unclip.halt(value)", **PLUMBING)
+        shelf.address(event, lab)
 
 
 def of_path(kept: Sequence[Subject], path: str) -> Subject | None:

@@ -244,8 +244,9 @@ def _fitting(widget: gr.components.Component, value: Any) -> Any:
             return None
         if not math.isfinite(number):
             return None
-        low = -math.inf if widget.minimum is None else widget.minimum
-        high = math.inf if widget.maximum is None else widget.maximum
+        # A slider whose ends follow another input says by `reach` how far they may go.
+        low, high = getattr(widget, "reach", (widget.minimum, widget.maximum))
+        low, high = -math.inf if low is None else low, math.inf if high is None else high
         number = float(min(max(number, low), high))
         whole = getattr(widget, "precision", None) == 0 or number.is_integer()
         return int(number) if whole else number

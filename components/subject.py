@@ -30,7 +30,7 @@ MOST_PSNR = 99.0  # dB; equal pictures have no finite one
 class Subject:
     """A picture at 64 px, its Latent (on the CPU), and what decoding that gives back.
 
-    psnr: of the reconstruction, in dB. source: the picture's shelf id, or None for one from elsewhere.
+    psnr: of the reconstruction, in dB. shelf_id: the picture's, or None for one from elsewhere.
     """
 
     key: tuple[str, int]
@@ -39,7 +39,12 @@ class Subject:
     reconstruction: Image.Image
     psnr: float
     seconds: float
-    source: str | None
+    shelf_id: str | None
+
+    @property
+    def source(self) -> tuple[Image.Image, str | None]:
+        """As `Engine.save` takes it."""
+        return self.picture, self.shelf_id
 
 
 class Taken(NamedTuple):
@@ -78,7 +83,7 @@ def take_apart(
             back = step.pictures[0]
             yield Taken(picture, "decoder", step.index / step.total, back)
     seconds = time.perf_counter() - start
-    subject = Subject(key, picture, latent, back, psnr(picture, back), seconds, _shelf_id(engine, path))
+    subject = Subject(key, picture, latent, back, psnr(picture, back), seconds, shelf_id(engine, path))
     yield Taken(picture, "decoder", 1.0, back, subject)
 
 
@@ -96,7 +101,7 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
     return MOST_PSNR if error == 0 else min(MOST_PSNR, 10 * float(np.log10(255.0**2 / error)))
 
 
-def _shelf_id(engine: Engine, path: str | None) -> str | None:
+def shelf_id(engine: Engine, path: str | None) -> str | None:
     """The id in a picture's recipe, if it is one of ours."""
     try:
         return str(engine.read(path).get("id") or "")[:64] or None
@@ -128,12 +133,12 @@ def subject_inputs(labels: Sequence[str], first: str = "", below: Callable[[int]
 
     first: names of the examples that stand there from the start; below(i) adds inputs below picture i.
     """
-    start = [examples().get(name) for name in _names(first, len(labels))]
+    start = example_paths(first, len(labels))
     with gr.Row(elem_classes=["slots", f"slots-{len(labels)}"]):
         pictures = []
         for i, label in enumerate(labels):
             with gr.Column(min_width=120, elem_classes="slot"):
-                pictures.append(picture_input(label, value=None if start[i] is None else str(start[i])))
+                pictures.append(picture_input(label, value=start[i]))
                 if below is not None:
                     below(i)
     shown = [{"name": name, "file": file_data(path)} for name, path in examples().items()]
@@ -154,28 +159,26 @@ def subject_inputs(labels: Sequence[str], first: str = "", below: Callable[[int]
 def _wire(inputs: SubjectInputs, picks: gr.HTML) -> None:
     pictures, example, inbox = inputs
 
-    def place(path: str | None, now: Sequence[str | None]) -> list[Any]:
-        """A picture into the first empty place, or the last where none is; a single place always takes it."""
-        if path is None:
-            return [gr.skip()] * len(now)
+    def place(path: str | None, now: Sequence[str | None]) -> dict[Any, Any]:
+        """A picture into the first empty place, or the last where none is."""
         free = next((i for i, there in enumerate(now) if not there), len(now) - 1)
-        return [path if i == free else gr.skip() for i in range(len(now))]
+        return {} if path is None else {pictures[free]: path}
 
     @guarded
-    def pick(event: gr.EventData, *now: str | None) -> list[Any]:
+    def pick(event: gr.EventData, *now: str | None) -> dict[Any, Any]:
         path = examples().get(str(event._data.get("name")))
         return place(None if path is None else str(path), now)
 
     @guarded
-    def send(path: str | None, *now: str | None) -> list[Any]:
-        return [*place(path, now), None]
+    def send(path: str | None, *now: str | None) -> dict[Any, Any]:
+        return {**place(path, now), inbox: None}
 
     @guarded
-    def fill(names: str, *now: str | None) -> list[Any]:
+    def fill(names: str, *now: str | None) -> dict[Any, Any]:
         """Names from an address; a picture that stands there already is left alone."""
-        paths = [examples().get(name) for name in _names(names, len(now))]
+        wanted = example_paths(names, len(now))
         there = [Path(path).stem if path else None for path in now]
-        return [gr.skip() if path is None or path.stem == there[i] else str(path) for i, path in enumerate(paths)]
+        return {pictures[i]: path for i, path in enumerate(wanted) if path and Path(path).stem != there[i]}
 
     picks.pick(pick, pictures, pictures, queue=False, **PLUMBING)
     example.change(fill, [example, *pictures], pictures, queue=False, **PLUMBING)
@@ -185,7 +188,7 @@ def _wire(inputs: SubjectInputs, picks: gr.HTML) -> None:
         picture.change(None, pictures, example, js="(...files) => unclip.exampleNames(files)", **PLUMBING)
 
 
-def _names(names: str, count: int) -> list[str]:
-    """ "a,,b" -> ["a", "", "b"], cut or filled to `count`."""
-    listed = str(names or "").split(",")[:count]
-    return listed + [""] * (count - len(listed))
+def example_paths(names: str, count: int) -> list[str | None]:
+    """Shipped pictures by name and place, "red-apple,,rocket" -> `count` paths, None where no picture has the name."""
+    listed = [examples().get(name) for name in str(names or "").split(",")[:count]]
+    return [None if path is None else str(path) for path in listed] + [None] * (count - len(listed))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gradio as gr
 
-from components.controls import PLUMBING, RUN, Slider, endpoint, guarded, run_and_stop, seed_input
+from components.controls import RUN, Slider, endpoint, guarded, run_and_stop, seed_input
 from components.engine import Engine
 from components.i18n import text
-from components.live import Job, Live, decode_jobs, decoded, of_path, size_radio
+from components.live import Job, Live, decoded, size_radio, wire_run
 from components.shelf import Shelf
 from components.subject import Subject, subject_inputs, taken_apart
 from components.visuals import Board, board, say, two_places
-from unclip_core.request import checked
+from unclip_core.request import Limit, checked, checked_number
 
-MOST = 6  # rows and columns of the grid
+GRID = Limit("the rows and the columns", 1, 6)
 
 
 def variation(subject: Subject, values: Mapping[str, Any]) -> Job:
@@ -31,17 +30,14 @@ def variation(subject: Subject, values: Mapping[str, Any]) -> Job:
         {"eta": eta, "seed": seed, "size": size},
         say("variations.name", eta=two_places(eta), seed=seed),
         options={"eta": eta, "seed": seed, "size": size, "steps": subject.key[1]},
-        subjects=(subject,),
+        sources=(subject.source,),
     )
 
 
 def grid_jobs(subject: Subject, values: Mapping[str, Any]) -> tuple[list[float], list[int], list[tuple[int, int, Job]]]:
     """Rows of rising eta up to 1, columns of neighbouring seeds -> (etas, seeds, jobs by row and column)."""
-    rows, columns, seed = (
-        checked("grid", values["rows"]),
-        checked("grid", values["columns"]),
-        checked("seed", values["seed"]),
-    )
+    rows, columns = (checked_number(GRID, values[name], name) for name in ("rows", "columns"))
+    seed = checked("seed", values["seed"])
     etas = [round((row + 1) / rows, 2) for row in range(rows)]
     seeds = [(seed + column) % 2**32 for column in range(columns)]
     jobs = [
@@ -62,8 +58,8 @@ def variations_tab(engine: Engine, shelf: Shelf) -> None:
                 eta = Slider(0, 1, value=0.5, step=0.01, label=text("variations.eta"), info=text("variations.eta_info"))
                 seed, _ = seed_input()
                 with gr.Row(elem_classes="pair"):
-                    rows = Slider(1, MOST, value=3, step=1, label=text("variations.rows"))
-                    columns = Slider(1, MOST, value=4, step=1, label=text("variations.columns"))
+                    rows = Slider(GRID.low, GRID.high, value=3, step=1, label=text("variations.rows"))
+                    columns = Slider(GRID.low, GRID.high, value=4, step=1, label=text("variations.columns"))
                 go, stop = run_and_stop("variations.run")
                 with gr.Accordion(text("shared.advanced"), open=False, elem_classes="fold"):
                     size = size_radio(engine)
@@ -81,19 +77,13 @@ def variations_tab(engine: Engine, shelf: Shelf) -> None:
     def run(
         request: gr.Request, items: list, kept: tuple[Subject, ...], path: str | None, *values: Any
     ) -> Iterator[tuple[Any, Any, Any]]:
-        start = time.perf_counter()
-        subject = taken_apart(engine, path, of_path(kept, path))
-        chosen = dict(zip(("eta", "seed", "rows", "columns", "size"), values, strict=True))
-        etas, seeds, jobs = grid_jobs(subject, chosen)
-        grid = Board(
-            engine, [f"η {two_places(one)}" for one in etas], [say("variations.seed", seed=one) for one in seeds]
+        (subject,) = yield from live.prepare([path], kept)
+        etas, seeds, jobs = grid_jobs(
+            subject, dict(zip(("eta", "seed", "rows", "columns", "size"), values, strict=True))
         )
-        yield grid.value(), gr.skip(), (subject,)
-        for made in decode_jobs(engine, "variations", jobs, grid):
-            items = shelf.add(items, [made]) if made else items
-            yield grid.value(), items if made else gr.skip(), gr.skip()
-        grid.note = say("variations.reading")
-        yield grid.value("done", time.perf_counter() - start), gr.skip(), gr.skip()
+        columns_said = [say("variations.seed", seed=one) for one in seeds]
+        grid = Board(engine, [f"η {two_places(one)}" for one in etas], columns_said)
+        yield from live.fill(items, grid, jobs, [subject], say("variations.reading"))
 
     running = go.click(
         run,
@@ -101,8 +91,7 @@ def variations_tab(engine: Engine, shelf: Shelf) -> None:
         [result, shelf.items, live.kept],
         **RUN,
     )
-    live.stoppable(go, stop, running, result, moving)
-    shelf.address(running, "variations")
+    wire_run(shelf, "variations", (go, stop), [result, live.view], [running, *moving])
 
 
 def _api(engine: Engine) -> Callable[..., list[str]]:

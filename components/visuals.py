@@ -5,6 +5,7 @@ Labels made with `say` are looked up in the page, so that they follow the langua
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -38,9 +39,12 @@ class Board:
         """rows, columns: what stands beside and above them; "" for nothing."""
         self.engine = engine
         self.run = uuid.uuid4().hex[:8]
+        self._start = time.perf_counter()
         self.columns = list(columns)
         self.rows = [{"label": label, "cells": [None] * max(1, len(columns))} for label in rows]
         self.note: Label = ""
+        self.feet: list[Label] = []  # below the columns, if anything
+        self.more: dict[str, Any] = {}  # what else a drawing looks at
 
     def put(self, row: int, column: int, picture: Image.Image | Made | None, name: Label, **more: Any) -> None:
         """Fill a cell with a preview, or with a finished file. more: "note" below it, "share" done, "mark"."""
@@ -55,18 +59,34 @@ class Board:
         """Fill a cell with the numbers of an embedding, coloured."""
         self.rows[row]["cells"][column] = {"name": name, "values": heat(latent.z_i[0]), **more}
 
-    def value(self, phase: str = "running", seconds: float | None = None) -> dict[str, Any]:
-        """What the page draws. phase: "running" or "done"; seconds: what it took, for the badge."""
+    def value(self, phase: str = "running") -> dict[str, Any]:
+        """What the page draws. phase: "running", or "done", which says how long it took."""
         shown = {"run": self.run, "phase": phase, "columns": self.columns, "rows": self.rows, "note": self.note}
-        return shown if seconds is None else {**shown, "badge": badge(self.engine, seconds)}
+        shown["feet"] = list(self.feet)
+        if phase == "done":
+            shown["badge"] = badge(self.engine, time.perf_counter() - self._start)
+        return {**shown, **self.more}
 
 
 def board(note: str = "", **options: Any) -> gr.HTML:
     """The component that draws a Board; `note` is the key of what stands there before anything does."""
+    return drawn("board", note, **options)
+
+
+def player(note: str = "", **options: Any) -> gr.HTML:
+    """A Board's cells as frames to scrub through in the browser: a line of them, or with several rows a pad.
+
+    Board.more may hold "ends": the names of the ends, or of the pad's corners.
+    """
+    return drawn("player", note, **options)
+
+
+def drawn(name: str, note: str = "", **options: Any) -> gr.HTML:
+    """A component drawn by `unclip.<name>` of assets/js, with a Board's value."""
     return gr.HTML(
         value={"phase": "idle", "columns": [], "rows": [], "note": say(note) if note else ""},
         html_template="<div></div>",
-        js_on_load="unclip.board(element, props, watch)",
+        js_on_load=f"unclip.{name}(element, props, watch)",
         apply_default_css=False,
         **options,
     )

@@ -87,7 +87,7 @@ def text_diff(z_i: Tensor, z_from: Tensor, z_to: Tensor, theta: float | Tensor) 
     """
     change = torch.nn.functional.normalize(z_to, dim=-1) - torch.nn.functional.normalize(z_from, dim=-1)
     if bool((change.norm(dim=-1) < 1e-5).any()):
-        raise RequestError("The two captions mean the same to CLIP: change one of them.")
+        raise RequestError("The two captions mean the same to CLIP: change one of them.", "captions_equal")
     direction = torch.nn.functional.normalize(change, dim=-1) * z_i.norm(dim=-1, keepdim=True)
     return slerp(z_i, direction.expand_as(z_i), theta)
 

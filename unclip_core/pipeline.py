@@ -408,7 +408,8 @@ class UnCLIP:
             sampler=drawing.sampler,
             eta=drawing.eta,
             noise=_noise(drawing.seed, rows, "decoder steps"),
-            clip=1.0 if x_T is None else None,  # an inverted picture must come back along the way it went
+            # An inverted picture must come back along the way it went; guidance is another way in any case.
+            clip=None if x_T is not None and drawing.guidance == 1.0 else 1.0,
         )
 
     def _upsampler_steps(

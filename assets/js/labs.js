@@ -44,12 +44,13 @@ unclip.paint = (element, find) => element.querySelectorAll(".tile canvas").forEa
 unclip.board = (element, props, watch) => {
   const say = unclip.say, escape = unclip.escape;
   const find = (at) => { const [row, column] = at.split(",").map(Number); return props.value.rows?.[row]?.cells[column]; };
-  const table = ({ columns, rows }) => {
+  const table = ({ columns, rows, feet }) => {
     const named = rows.some((row) => row.label);
     const head = columns.some((label) => label) ? `<thead><tr>${named ? "<td></td>" : ""}${columns.map((label) => `<th scope="col">${escape(say(label))}</th>`).join("")}</tr></thead>` : "";
     const body = rows.map((row, r) => `<tr>${named ? `<th scope="row">${escape(say(row.label))}</th>` : ""}${row.cells.map((cell, c) =>
       `<td>${unclip.cell(cell, `${r},${c}`, [say(row.label), say(columns[c])].filter(Boolean).join(", "))}</td>`).join("")}</tr>`).join("");
-    return `<div class="scroll"><table style="--columns:${columns.length || 1}">${head}<tbody>${body}</tbody></table></div>`;
+    const foot = feet?.length ? `<tfoot><tr>${named ? "<td></td>" : ""}${feet.map((label) => `<td>${escape(say(label)).replaceAll("\n", "<br>")}</td>`).join("")}</tr></tfoot>` : "";
+    return `<div class="scroll"><table style="--columns:${columns.length || 1}">${head}<tbody>${body}</tbody>${foot}</table></div>`;
   };
   const parts = ({ columns, rows }) => rows.map((row, r) => `<div class="row">${row.cells.map((cell, c) =>
     `<div class="part part-${c}"><b>${escape(say(columns[c]))}</b>${unclip.cell(cell, `${r},${c}`)}</div>`).join("")}</div>`).join("");
@@ -103,6 +104,19 @@ unclip.picks = (element, props, trigger) => {
   element.addEventListener("click", (event) => {
     const button = event.target.closest("[data-name]");
     if (button) trigger("pick", { name: button.dataset.name });
+  });
+  unclip.onLanguage(draw)();
+};
+
+// Things to try, in the page's language.
+unclip.presets = (element, props, trigger) => {
+  const draw = () => {
+    element.innerHTML = `<div class="chips"><span>${unclip.t("subject.try")}</span>${(props.value || []).map((one, index) =>
+      `<button type="button" class="chip" data-index="${index}">${unclip.escape(one[unclip.lang])}</button>`).join("")}</div>`;
+  };
+  element.addEventListener("click", (event) => {
+    const chip = event.target.closest(".chip");
+    if (chip) trigger("pick", { index: Number(chip.dataset.index), lang: unclip.lang });
   });
   unclip.onLanguage(draw)();
 };

@@ -144,4 +144,5 @@ unclip.icons = {
   trash: svg('<path d="M4.5 6h11M8 6V4.2h4V6m-6 0 .6 9.8h6.8L14 6"/>'),
   recall: svg('<path d="M4.2 10a5.8 5.8 0 1 0 1.9-4.3M4 3.8v3h3"/>'),
   play: svg('<path d="M6.5 4.5v11l9-5.5Z" fill="currentColor"/>'),
+  pause: svg('<path d="M6.5 4.5v11m7-11v11" stroke-width="3"/>'),
 };

@@ -1,0 +1,127 @@
+"""PCA: what do the first k dimensions know? z_i with its first k principal components, decoded (paper section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+
+from components.controls import PLUMBING, RUN, Slider, endpoint, guarded, run_and_stop
+from components.engine import Engine
+from components.i18n import text
+from components.live import Job, Live, decoded, size_radio, wire_run
+from components.shelf import Shelf
+from components.subject import Subject, subject_inputs, taken_apart
+from components.visuals import Board, board, chart, say
+from unclip_core.errors import RequestError
+from unclip_core.latents import truncate_components
+from unclip_core.request import Limit, checked, checked_number, need
+
+PAPER = (20, 30, 40, 80, 120, 160, 200, 320)  # components of 1,024
+PLACES = ("subject.a", "subject.b", "subject.c", "subject.d")
+
+
+def ladder(width: int) -> list[int]:
+    """The paper's numbers of components for embeddings of `width`, and all of them, which is the reconstruction."""
+    return sorted({max(1, round(k * width / 1024)) for k in PAPER} | {width})
+
+
+def truncated(engine: Engine, subject: Subject, values: Mapping[str, Any]) -> Job:
+    """The picture with the first k components of its z_i, the others at their mean, and its own x_T for every k."""
+    need(engine.model, "pca")
+    width = engine.width
+    k = checked_number(Limit("the number of components k", 1, width), values["k"], "k")
+    size = checked("size", values["size"])
+    share = float(engine.model.pca.explained[k - 1])
+    return Job(
+        truncate_components(subject.latent, engine.model.pca, [k]),
+        {"k": k, "size": size},
+        say("pca.name", k=k),
+        say("pca.share", k=k, width=width, share=f"{100 * share:.0f}"),
+        {"size": size, "steps": subject.key[1]},
+        (subject.source,),
+    )
+
+
+def explained(engine: Engine, k: int) -> dict[str, Any] | None:
+    """The chart of the variance that the first k components hold; None where the pack has no PCA."""
+    if not engine.has("pca"):
+        return None
+    shares = [0.0, *engine.model.pca.explained.tolist()]
+    points = [[i, round(share, 4)] for i, share in enumerate(shares)]
+    return {
+        "title": say("pca.chart"),
+        "x": {"label": "k", "low": 0, "high": len(shares) - 1},
+        "y": {"low": 0, "high": 1},
+        "lines": [{"label": say("pca.line"), "tint": "violet", "points": points}],
+        "at": k,
+    }
+
+
+def pca_tab(engine: Engine, shelf: Shelf) -> None:
+    """Build the lab and wire its events."""
+    width, steps = engine.width, ladder(engine.width)
+    middle = steps[len(steps) // 2]
+    with shelf.tab("pca") as tab:
+        gr.Markdown(text("pca.question"), elem_classes="question")
+        with gr.Row(elem_classes="lab"):
+            with gr.Column(scale=2, min_width=300, elem_classes="sheet"):
+                inputs = subject_inputs(PLACES)
+                if not engine.has("pca"):
+                    gr.Markdown(text("pca.missing"))
+                k = Slider(1, width, value=middle, step=1, label=text("pca.k"), info=text("pca.k_info"))
+                go, stop = run_and_stop("pca.run")
+                with gr.Accordion(text("shared.advanced"), open=False, elem_classes="fold"):
+                    size = size_radio(engine)
+            with gr.Column(scale=5, min_width=300, elem_classes="results"):
+                live = Live(engine, shelf, "pca", inputs, lambda subject, values: truncated(engine, subject, values))
+                plot = chart(value=explained(engine, middle), elem_id="pca-chart")
+                result = board()
+        outputs = [gr.File(file_count="multiple", label="pictures", render=False)]
+        endpoint(_api(engine), "pca", outputs, ("picture",))
+    fields = {"example": inputs.example, "k": k, "size": size}
+    shelf.connect("pca", fields, receives=inputs.inbox, sources=inputs.pictures)
+    moving = live.wire(tab, {"k": k, "size": size}, [k])
+    k.change(None, [plot, k], plot, js="(chart, at) => chart && {...chart, at}", **PLUMBING)
+
+    @guarded
+    def run(
+        request: gr.Request, items: list, kept: tuple[Subject, ...], size_value: int, *paths: str | None
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        need(engine.model, "pca")
+        chosen = [path for path in paths if path] or [None]
+        subjects = yield from live.prepare(chosen, kept)
+        grid = Board(engine, [""] * len(subjects), [say("subject.picture"), *(f"k = {one}" for one in steps)])
+        jobs = []
+        for row, subject in enumerate(subjects):
+            grid.put(row, 0, subject.picture, say("subject.picture"))
+            made = (truncated(engine, subject, {"k": one, "size": size_value}) for one in steps)
+            jobs += [(row, column, job) for column, job in enumerate(made, 1)]
+        yield from live.fill(items, grid, jobs, subjects, say("pca.reading", width=width))
+
+    running = go.click(run, [shelf.items, live.kept, size, *inputs.pictures], [result, shelf.items, live.kept], **RUN)
+    wire_run(shelf, "pca", (go, stop), [result, live.view], [running, *moving])
+
+
+def _api(engine: Engine) -> Callable[..., list[str]]:
+    def pca(picture: str, ks: list[int] | None = None, size: int = 64) -> list[str]:
+        """Decode a picture from the first k principal components of its embedding, the same noise for every k.
+
+        Args:
+            picture: a PNG, JPEG or WebP file; its middle square is used.
+            ks: numbers of components, up to 16 of them; the paper's, scaled to this pack's width, if left out.
+            size: side in pixels: 64, 256 or 1024.
+
+        Returns:
+            PNG files, one for each k, each with the recipe that makes it again.
+        """
+        chosen = ladder(engine.width) if ks is None else ks
+        if not isinstance(chosen, list) or not 1 <= len(chosen) <= 16:
+            raise RequestError("ks must be a list of 1 to 16 numbers of components.", "ks")
+        subject = taken_apart(engine, picture)
+        return [
+            m.path for m in decoded(engine, "pca", [truncated(engine, subject, {"k": k, "size": size}) for k in chosen])
+        ]
+
+    return pca
