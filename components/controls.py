@@ -203,13 +203,19 @@ def endpoint(
             default = inspect.signature(handler).parameters[parameter].default
             default = None if default is inspect.Parameter.empty else default
             if parameter in pictures:
-                inputs.append(Image(label=parameter, type="filepath"))
+                inputs.append(_sampled(Image(label=parameter, type="filepath")))
             else:
                 inputs.append(Api(default, python_type_to_json_schema(kind), parameter))
         for output in outputs:
-            output.render()
+            _sampled(output).render()
         button = gr.Button()
     button.click(guarded(handler), inputs, outputs, api_name=name, concurrency_id="model", concurrency_limit=1)
+
+
+def _sampled(component: gr.components.Component) -> gr.components.Component:
+    """A sample of our own for the API's description: the frame's are files on other hosts."""
+    component.example_payload = component.example_value = lambda: file_data("picture.png")
+    return component
 
 
 # Components drawn by assets/js

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import re
 import shutil
 import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 MAX_BODY = 24_000_000
@@ -38,8 +41,6 @@ def prepare(offline: bool = True) -> None:
     # Uploads and served copies live in a folder that goes when the app ends.
     folder = tempfile.mkdtemp(prefix="unclip-served-")
     os.environ["GRADIO_TEMP_DIR"] = folder
-    import atexit
-
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
@@ -103,6 +104,39 @@ class Guard:
                 await _refuse(send, self.limit)
 
 
+class OwnPage:
+    """ASGI middleware: takes the social-card tags out of the page, which its template points at other hosts."""
+
+    CARDS = re.compile(rb"<meta\s[^>]*(?:og:|twitter:)[^>]*>\s*")
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        start: dict = {}
+        held: list[bytes] = []
+
+        async def cleaned(message: dict) -> None:
+            if message["type"] == "http.response.start" and b"text/html" in dict(message["headers"]).get(
+                b"content-type", b""
+            ):
+                start.update(message)
+            elif start and message["type"] == "http.response.body":
+                held.append(message.get("body", b""))
+                if not message.get("more_body"):
+                    await self._send_whole(send, start, b"".join(held))
+            else:
+                await send(message)
+
+        await self.app(scope, receive, cleaned if scope["type"] == "http" else send)
+
+    async def _send_whole(self, send: Any, start: dict, body: bytes) -> None:
+        body = self.CARDS.sub(b"", body)
+        headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
+        await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+
 class _TooLarge(Exception):
     pass
 
@@ -132,6 +166,7 @@ def launch_options(host: str, port: int, share: bool, mcp: bool) -> dict[str, An
         "footer_links": [],
         "ssr_mode": False,
         "pwa": False,
+        "favicon_path": str(Path(__file__).parent.parent / "assets" / "icons" / "favicon.png"),
         "show_error": True,
-        "app_kwargs": {"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
+        "app_kwargs": {"middleware": [Middleware(Guard), Middleware(OwnPage)], "docs_url": None, "redoc_url": None},
     }

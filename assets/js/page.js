@@ -58,7 +58,15 @@ unclip.link = async (lab, names, values) => {
   unclip.toast(unclip.t("app.link_copied"));
 };
 
+// A theme chosen earlier holds; without one the system's does.
+unclip.keepTheme = () => {
+  let kept = null;
+  try { kept = localStorage.getItem("unclip-theme"); } catch { /* storage may be off */ }
+  if (kept) document.body.classList.toggle("dark", kept === "dark");
+};
+
 unclip.header = (element, trigger) => {
+  unclip.keepTheme();
   const names = { en: ["English", "EN"], ko: ["한국어", "한"] };
   const draw = () => {
     const t = unclip.t, narrow = window.innerWidth < 720;
@@ -92,6 +100,17 @@ unclip.preflight = async (note) => {
   const fine = !away.length && !faces.length;
   note.classList.toggle("fine", fine);
   note.textContent = unclip.t(fine ? "app.offline_ready" : "app.offline_not");
+};
+
+// One picture over the whole window; a click or Escape closes it.
+unclip.enlarge = (image) => {
+  const dialog = document.createElement("dialog");
+  dialog.className = "enlarged";
+  dialog.append(Object.assign(new Image(), { src: image.src, alt: image.alt, className: image.className }));
+  dialog.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
 };
 
 // A file handed over by the server, downloaded as it is.

@@ -34,7 +34,7 @@ unclip.strip = (element, props, watch) => {
   const explain = () => {
     const { phase, cells = {} } = props.value || {};
     const at = looked || (phase === "running" && unclip.CELLS.findLast((name) => (cells[name] || {}).state === "on"));
-    element.querySelector(".explain").textContent = at ? t("strip." + at + ".info") : t("strip.hint");
+    element.querySelector(".explain").textContent = at ? t("strip." + at + ".info") : t(phase === "stopped" ? "strip.stopped" : "strip.hint");
   };
   const look = (event) => { looked = event.target.closest?.("li.cell")?.dataset.stage || null; explain(); };
   for (const kind of ["pointerover", "focusin", "click"]) element.addEventListener(kind, look);
@@ -114,6 +114,7 @@ unclip.viewer = (element, props, watch) => {
   element.addEventListener("click", (event) => {
     const save = event.target.closest("[data-save]");
     if (save) unclip.download(props.value.pictures[Number(save.dataset.save)].file);
+    else if (event.target.matches("figure img")) unclip.enlarge(event.target);
   });
   watch("value", draw);
   unclip.onLanguage(draw)();

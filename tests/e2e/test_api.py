@@ -1,6 +1,7 @@
 """The documented endpoint, and what is sent past the page: straight to the server, no browser."""
 
 import json
+import re
 import threading
 import time
 import uuid
@@ -141,3 +142,10 @@ def test_files_of_the_machine_are_not_served(address):
 def test_every_answer_carries_the_policy_that_keeps_the_page_at_home(address):
     policy = httpx.get(address).headers["content-security-policy"]
     assert "default-src 'self'" in policy and "http" not in policy
+
+
+def test_the_page_names_no_other_host(address):
+    page = httpx.get(address).text
+    own = address.rstrip("/")
+    named = {found for found in re.findall(r"https?://[^\s\"'<>)\\\\]+", page) if not found.startswith(own)}
+    assert not named
