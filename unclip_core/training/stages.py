@@ -162,7 +162,7 @@ class PriorTask:
                 text_width=clip.width,
                 context_length=clip.context_length,
                 width=256,
-                layers=6,
+                layers=5,
                 heads=4,
             )
         )
@@ -204,7 +204,7 @@ class ARPriorTask(PriorTask):
                 context_length=clip.context_length,
                 n_codes=min(96, clip.embed_dim),
                 width=256,
-                layers=6,
+                layers=5,
                 heads=4,
                 smoothing=12.0,
             )  # fmt: skip
