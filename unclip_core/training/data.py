@@ -13,6 +13,8 @@ from torch import Tensor
 
 from unclip_core.corpus.shards import decode_picture, read_shards
 
+COMMON = Path(__file__).resolve().parent.parent / "corpus" / "common.txt"
+
 # How often each kind of picture is drawn, per picture, relative to a plain drawing of the core world.
 CLIP_WEIGHTS = {"single": 1.0, "placed": 0.25, "pair": 0.12, "shapes": 0.12, "card": 0.15, "labelled": 0.15}
 PIXEL_WEIGHTS = {"single": 1.0, "placed": 0.12, "pair": 0.06, "shapes": 0.12, "card": 0.04, "labelled": 0.04}
@@ -35,12 +37,14 @@ class ImageText:
         order = torch.argsort(torch.argsort(rows))
         return batch[order].permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    def weights(self, kinds: dict[str, float], core: float = 1.0, rest: float = 1.0) -> Tensor:
-        """[N] float64 sampling weights: by kind, and for plain drawings by whether they belong to the core world."""
-        values = []
+    def weights(self, kinds: dict[str, float], rest: float = 1.0, common: float = 1.0) -> Tensor:
+        """[N] float64 sampling weights: by kind; plain drawings outside the core world times `rest`, and those of the
+        everyday concepts of ``corpus/common.txt`` times `common`."""
+        values, everyday = [], set(COMMON.read_text(encoding="utf-8").splitlines())
         for row in self.fields:
             kind = row.get("kind", "single")
-            own = core if row.get("core", True) else rest
+            own = 1.0 if row.get("core", True) else rest
+            own *= common if row.get("label") in everyday else 1.0
             values.append(kinds.get(kind, 1.0) * (own if kind == "single" else 1.0))
         return torch.tensor(values, dtype=torch.float64)
 

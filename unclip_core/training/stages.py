@@ -217,8 +217,9 @@ class ARPriorTask(PriorTask):
 
 
 class DecoderTask:
-    """The 64 px decoder, on the core world first. Options: widths; weighting (a row of objective.WEIGHTINGS); rest and
-    composed (sampling weight of drawings outside the core world, and of composed pictures)."""
+    """The 64 px decoder, on the core world first. Options: widths; weighting (a row of objective.WEIGHTINGS); rest,
+    common and composed (sampling weight of drawings outside the core world, of everyday things, of composed pictures).
+    """
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -233,7 +234,9 @@ class DecoderTask:
         self.runs, self.weighting = options.runs, options.option.get("weighting", "flat")
         composed = float(options.option.get("composed", 1))
         kinds = {k: v * (composed if k != "single" else 1) for k, v in PIXEL_WEIGHTS.items()}
-        self.weights = self.encoded.data.weights(kinds, rest=float(options.option.get("rest", 0.1)))
+        self.weights = self.encoded.data.weights(
+            kinds, float(options.option.get("rest", 0.1)), float(options.option.get("common", 1))
+        )
         widths = tuple(int(w) for w in options.option.get("widths", "128,256").split(","))
         clip = self.encoded.clip
         unet = UNetConfig(patch=4, widths=widths, blocks=2, attention=(False, True), context_width=256, time_width=512)
