@@ -11,7 +11,7 @@ import torch
 
 from unclip_core.corpus import scenes
 from unclip_core.corpus.shards import write_shards
-from unclip_core.errors import UnclipError
+from unclip_core.errors import PackError, UnclipError
 from unclip_core.packs import read_pack
 from unclip_core.training.runs import averaged, make_pack
 from unclip_core.training.train import parse, rate, train
@@ -100,6 +100,17 @@ def test_runs_become_a_pack(data, tiny_pack, tmp_path):
     pack = read_pack(folder)
     assert pack.name == "mine" and set(pack.stages) == set(read_pack(tiny_pack).stages)
     assert pack.config("prior")["width"] == 256 and pack.config("decoder") == read_pack(tiny_pack).config("decoder")
+
+
+def test_a_stage_starts_from_a_pack(data, tiny_pack, tmp_path):
+    train(parse(options(data, tmp_path / "runs", tiny_pack, stage="prior", steps=1)))
+    pack = make_pack(tmp_path / "runs", data, tmp_path / "mine", base=str(tiny_pack))
+    train(parse(options(data, tmp_path / "more", tiny_pack, stage="prior", steps=1, init=pack, lr=1e-12)))
+    (_, one), (_, two) = averaged(tmp_path / "runs", "prior"), averaged(tmp_path / "more", "prior")
+    for key in one:
+        torch.testing.assert_close(one[key].to(torch.bfloat16), two[key].to(torch.bfloat16), atol=1e-3, rtol=1e-2)
+    with pytest.raises(PackError, match="weights"):
+        train(parse(options(data, tmp_path / "wrong", tiny_pack, stage="prior", steps=1, init=tiny_pack)))
 
 
 def test_learning_rate_warms_up_holds_and_falls():

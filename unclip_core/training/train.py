@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from unclip_core.errors import UnclipError
+from unclip_core.packs import fill, find_pack, read_pack
 from unclip_core.training.stages import STAGES
 
 
@@ -77,6 +78,8 @@ def train(options: argparse.Namespace) -> float:
     torch.manual_seed(options.seed)
     task = STAGES[options.stage](options)
     network = task.network.train()
+    if options.init:
+        fill(network, read_pack(find_pack(options.init)).tensors(options.stage), f"{options.stage} of {options.init}")
     steps, batch = options.steps or task.steps, options.batch or task.batch
     decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
