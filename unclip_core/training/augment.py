@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def augment(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """[B, 3, S, S] in [-1, 1] (written over) -> [B, 3, size, size]: bent, lines thicker or thinner, recoloured, patched."""
+    """[B, 3, S, S] in [-1, 1] (written over) -> [B, 3, size, size]: bent, lines thicker or thinner, recoloured."""
     batch = len(pixels)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
