@@ -33,6 +33,7 @@ def build(engine, talk: bool = False):
     """The page: header, labs as tabs, shelf."""
     import gradio as gr
 
+    from components.arena import arena_page
     from components.create import create_tab
     from components.page import header, translate_on_switch
     from components.shelf import Shelf
@@ -46,6 +47,7 @@ def build(engine, talk: bool = False):
         shelf.link_from(bar)
         shelf.restore_on_load(demo)
         translate_on_switch(demo, bar)
+    arena_page(demo, engine)
     return demo.queue(max_size=16, default_concurrency_limit=1, api_open=False)
 
 

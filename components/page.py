@@ -19,8 +19,9 @@ def header() -> gr.HTML:
 
 
 def translate_on_switch(demo: gr.Blocks, bar: gr.HTML) -> None:
-    """Rewrite every widget made with `i18n.text` when a visitor switches language, or arrives with another `?lang=`."""
-    widgets = translatable(demo)
+    """Rewrite the page's widgets made with `i18n.text` when a visitor switches language, or arrives with another
+    `?lang=`. Of several pages of one app, the one that `bar` stands on."""
+    widgets = [(widget, texts) for widget, texts in translatable(demo) if widget.page == bar.page]
     outputs = [widget for widget, _ in widgets]
 
     def switch(event: gr.EventData) -> list:
