@@ -4,8 +4,8 @@
     python benchmarks/karlo.py --size small           # the same code on small networks, in seconds
     python benchmarks/karlo.py --networks prior decoder --out report.json
 
-Needs diffusers (a development dependency). Time is the least of the repeats, ours and theirs taking turns. Ours is timed
-as it is used: the context's keys and values, and the caption's in the prior, are made once and their time is counted
+Needs diffusers (a development dependency). Time is the least of the repeats, ours and theirs taking turns. Ours is
+timed as it is used: the context's keys and values, and the caption's in the prior, are made once and their time is counted
 once a picture. Peak memory is that of a process which loads the network from disk and runs one step.
 """
 
@@ -245,9 +245,8 @@ def report(results: dict[str, dict[str, float]]) -> str:
         theirs = sum(STEPS[name] * r["theirs_s"] for name, r in results.items())
         for kind, label in (("", "float32"), ("_bfloat16", "bfloat16")):
             ours = sum(r[f"ours{kind}_all_s"] for r in results.values())
-            rows.append(
-                f"\n25 + 25 + 7 steps from the parts: theirs {theirs:.0f} s, ours {ours:.0f} s ({label}), {ours / theirs:.2f}"
-            )
+            both = f"theirs {theirs:.0f} s, ours {ours:.0f} s in {label}: {ours / theirs:.2f}"
+            rows.append(f"\n25 + 25 + 7 steps from the parts: {both}")
     return "\n".join(rows)
 
 
