@@ -1,9 +1,11 @@
 """Shared by the tests: a pack of every stage with random weights, small enough to load in a moment."""
 
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ["UNCLIP_HOME"] = tempfile.mkdtemp(prefix="unclip-tests-")  # votes of tests are not a person's own
 
 from pathlib import Path
 

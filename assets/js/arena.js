@@ -42,6 +42,7 @@ unclip.arena = (element, props, watch, trigger) => {
   const message = (text, action = "") => `<div class="arena-note"><p>${text}</p>${action}</div>`;
   const draw = () => {
     const state = props.value, ballot = state && state.ballot;
+    if (state) document.body.dataset.ready = "yes";
     if (!state) { element.innerHTML = message(t("arena.loading")); return; }
     if (state.broken) { element.innerHTML = message(escape(state.notice), `<button class="chip" data-do="again">${t("arena.retry")}</button>`); return; }
     if (!ballot) {

@@ -77,7 +77,7 @@ def visit(browser, address) -> Iterator[Callable]:
     """`visit(query="?lang=ko", size=PHONE, dark=True)` opens the page; what it asks other hosts for fails the test."""
     contexts, foreign, broken = [], [], []
 
-    def open_page(query: str = "", size: tuple[int, int] = DESKTOP, dark: bool = False):
+    def open_page(query: str = "", size: tuple[int, int] = DESKTOP, dark: bool = False, ready: str = "ol.strip"):
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             color_scheme="dark" if dark else "light",
@@ -90,7 +90,7 @@ def visit(browser, address) -> Iterator[Callable]:
         page.on("pageerror", lambda error: broken.append(str(error)))
         page.goto(address + query)
         page.wait_for_selector("body[data-ready]", timeout=30_000)
-        page.wait_for_selector("ol.strip")
+        page.wait_for_selector(ready)
         return page
 
     yield open_page

@@ -104,12 +104,14 @@ class Evaluator(nn.Module):
     def features(self, pixels: Tensor, batch: int = 128) -> Tensor:
         """pixels [N, 3, H, W]: uint8, or float in [-1, 1]; other sizes are brought to `side` -> [N, F] float32, CPU."""
         device, made = self.scale.device, []
+        if not len(pixels):
+            return torch.zeros(0, self.config.features)
         for part in pixels.split(batch):
             x = part.to(device).float() / 127.5 - 1 if part.dtype == torch.uint8 else part.to(device).float()
             if x.shape[-1] != self.config.side:
                 x = F.interpolate(x, (self.config.side, self.config.side), mode="bicubic", antialias=True).clamp(-1, 1)
             made.append(self(x.contiguous(memory_format=torch.channels_last)).cpu())
-        return torch.cat(made).clone() if made else torch.zeros(0, self.config.features)
+        return torch.cat(made).clone()
 
     @torch.inference_mode()
     def ranks(self, features: Tensor, codes: list[str]) -> Tensor:

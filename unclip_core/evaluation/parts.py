@@ -20,6 +20,8 @@ from unclip_core.evaluation.scoring import hits, score, score_real, sheet
 from unclip_core.pictures import to_pictures
 from unclip_core.sampling import PictureNoise
 
+INVERSION_STEPS = (10, 25, 50)
+
 
 def corpus_set(bench: Bench, name: str, size: int, limit: int | None = None):
     """A set of the corpus at a size, decoded once (by the first process). Raises UnclipError where it is not built."""
@@ -44,7 +46,7 @@ def held_out(bench: Bench, count: int | None = None) -> tuple[Tensor, list[str],
 def clip(bench: Bench) -> dict[str, Any]:
     """The pack's CLIP: does a caption find its picture among all held-out ones, and a picture its concept's name."""
     data = corpus_set(bench, "held_out_pairs", 64)
-    z_i = bench.encode(torch.from_numpy(np.asarray(data.pictures)).permute(0, 3, 1, 2))
+    z_i = bench.encode(torch.from_numpy(np.array(data.pictures)).permute(0, 3, 1, 2))
     captions = {
         "plain": [texts[1] for texts in data.captions],
         "korean": [row["label_ko"] for row in data.fields],
@@ -149,7 +151,7 @@ def inversion(bench: Bench) -> dict[str, Any]:
     z_i, x0 = bench.encode(pictures), pictures.float() / 127.5 - 1
     stage, defaults = bench.model.stages["decoder"], bench.model.defaults["invert"]
     points = []
-    settings = {(steps, refine) for steps in (10, 25, 50) for refine in (0, defaults["refine"])} | {
+    settings = {(steps, refine) for steps in INVERSION_STEPS for refine in (0, defaults["refine"])} | {
         (defaults["steps"], defaults["refine"])
     }
     for steps, refine in sorted(settings):

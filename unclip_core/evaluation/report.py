@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -46,7 +47,7 @@ class Page:
 
 
 def write(bench: Bench, results: dict[str, Any], path: Path) -> Path:
-    """Writes the report and its pictures beside it, and returns the file."""
+    """Writes the report, beside it its pictures and the bare results as JSON, and returns the report."""
     page = Page(Path(path), bench.folder, bench)
     page.folder.mkdir(parents=True, exist_ok=True)
     page.add("# Results", _opening(bench))
@@ -71,6 +72,13 @@ def write(bench: Bench, results: dict[str, Any], path: Path) -> Path:
     partial = page.path.with_suffix(".partial")
     partial.write_text("\n".join(page.lines).rstrip() + "\n", encoding="utf-8")
     partial.replace(page.path)
+    plain = {
+        "pack": {"name": bench.model.name, "hash": bench.model.hash},
+        "command": f"python -m unclip_core evaluate --pack {bench.model.name} --captions {bench.captions}",
+        "date": time.strftime("%Y-%m-%d"),
+        **results,
+    }
+    page.path.with_suffix(".json").write_text(json.dumps(plain, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return page.path
 
 

@@ -17,6 +17,7 @@ PRIORS = {"caption": (), "text": (), "ar": ("prior_ar",), "diffusion": ("prior",
 PRIOR_GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)
 DECODER_GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 STEPS = {"ddim": (2, 4, 8, 16, 32, 64), "dpm++": (2, 4, 8, 16, 32), "ddpm": (8, 16, 32, 64)}
+EQUAL_STEPS = (1, 2, 4, 8, 16, 32, 64)
 SAMPLES = 4  # pictures of one caption, where diversity is measured
 
 
@@ -143,7 +144,7 @@ def equal_time(bench: Bench) -> dict[str, Any]:
         }
 
     ar = point(prior="ar")
-    curve = [{"steps": steps, **point(prior_steps=steps)} for steps in (1, 2, 4, 8, 16, 32, 64)]
+    curve = [{"steps": steps, **point(prior_steps=steps)} for steps in EQUAL_STEPS]
     nearest = min(curve, key=lambda p: abs(np.log(max(p["seconds"], 1e-9) / max(ar["seconds"], 1e-9))))
     return {
         "ar": ar,
