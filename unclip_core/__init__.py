@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "UnCLIP": "unclip_core.pipeline",
-    "Step": "unclip_core.pipeline",
+    "Step": "unclip_core.drawing",
     "Latent": "unclip_core.latents",
     "GenerateRequest": "unclip_core.request",
     "open_picture": "unclip_core.pictures",

@@ -100,13 +100,13 @@ def add_stand_in(model: UnCLIP, kind: str) -> str:
     if kind == "lanczos":
         model.stages.add("upsampler_1024", Lanczos)
     else:
-        from unclip_core.pipeline import UnCLIP
+        from unclip_core.loading import load_pack, pick_dtype
 
-        pocket = UnCLIP.load("pocket", device=str(model.device))
-        if not pocket.has("upsampler_1024"):
+        pocket = load_pack("pocket", model.device, pick_dtype("auto", model.device))
+        if "upsampler_1024" not in pocket["stages"]:
             raise RequestError("The pocket pack has no upsampler to 1024 px here; take Lanczos.", "stand_in")
-        upsampler = pocket.stages["upsampler_1024"]
+        upsampler = pocket["stages"]["upsampler_1024"]
         model.stages.add("upsampler_1024", lambda: upsampler)
-        model.defaults["upsampler_1024"] = pocket.defaults["upsampler_1024"]
+        model.defaults["upsampler_1024"] = pocket["defaults"]["upsampler_1024"]
     model.stand_ins["upsampler_1024"] = STAND_INS[kind]
     return STAND_INS[kind]

@@ -40,7 +40,7 @@ def open_picture(source: str | Path | bytes) -> Image.Image:
         raise _too_many_pixels() from None
     except Exception as fault:  # Pillow's readers raise many kinds on hostile files
         raise RequestError("This is not a PNG, JPEG or WebP picture.", "picture_format") from fault
-    _check_size(*picture.size)
+    check_size(*picture.size)
     try:
         picture.load()
         return _upright(opaque(_reduced(picture)), picture.getexif().get(_ORIENTATION, 1))
@@ -60,7 +60,8 @@ def _too_many_pixels() -> RequestError:
     return RequestError(f"The picture has more than {MOST_PIXELS // 1_000_000} million pixels.", "picture_pixels")
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises RequestError for too many pixels, too few, or too thin a picture."""
     if width * height > MOST_PIXELS:
         raise _too_many_pixels()
     if min(width, height) < LEAST_SIDE:
@@ -114,7 +115,8 @@ def opaque(picture: Image.Image) -> Image.Image:
 
 
 def square(picture: Image.Image, side: int) -> Image.Image:
-    """The picture's middle square at side x side pixels, RGB; transparency on white."""
+    """Its middle square at side x side pixels, RGB, transparency on white. Raises RequestError for its size."""
+    check_size(*picture.size)
     picture = opaque(picture)
     edge = min(picture.size)
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2

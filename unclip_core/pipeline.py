@@ -1,48 +1,28 @@
 """The pipeline: class UnCLIP, whose verbs are the paper's: encode, sample a prior, invert, decode, upsample, generate.
 
-Letters: B pictures, D embedding width. Pictures go from stage to stage rounded to the 256 values a person sees, so that
-`upsample` of a saved picture gives what `generate` gave.
+Letters: B pictures, D embedding width. Every verb has a `_steps` form that streams; each checks what it is given first.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from unclip_core.clip import TextFeatures
+from unclip_core.drawing import LOW, Drawing, Step, inversion_steps, last, noise_of, picture_steps, upsampler_steps
 from unclip_core.errors import RequestError
 from unclip_core.latents import PCA, Latent
 from unclip_core.loading import load_pack, pick_device, pick_dtype
-from unclip_core.pictures import as_seen, opaque, square, to_pictures, to_pixels
+from unclip_core.pictures import check_size, opaque, square, to_pixels
 from unclip_core.request import GenerateRequest, check_work, checked, checked_prompt, need, stages_to, validate
-from unclip_core.sampling import PictureNoise, SampleStep
-
-LOW = 64  # what the decoder draws, in pixels
-TOGETHER = 4  # pictures in one decoder batch: on a CPU twice as fast as one by one; upsamplers gain nothing by it
-
-
-class Step(NamedTuple):
-    """One step of a request, for streaming.
-
-    stage: "clip", "prior", "decoder", "upsampler_256", "upsampler_1024" or "invert". index runs from 1 to total; at
-    total the stage is done. pictures: previews, empty where there are none. z_i [B, D]: the embedding as it stands (at
-    "clip", z_t). latent: what "invert" found, at its last step.
-    """
-
-    stage: str
-    index: int
-    total: int
-    pictures: list[Image.Image]
-    z_i: Tensor | None = None
-    latent: Latent | None = None
+from unclip_core.sampling import PictureNoise
 
 
 class UnCLIP:
@@ -101,7 +81,8 @@ class UnCLIP:
 
     def noise(self, seed: int = 0, n: int = 1) -> Tensor:
         """The x_T [n, 3, 64, 64] that `decode` starts from at this seed."""
-        return self._draw(checked("seed", seed), range(n), "decoder", LOW)
+        noise = noise_of(checked("seed", seed), range(checked("n", n)), "decoder")
+        return noise((3, LOW, LOW)).to(self.device)
 
     def recipe(
         self, request: GenerateRequest | Mapping[str, Any], index: int, z_i: Tensor | None, lab: str = "create"
@@ -138,6 +119,8 @@ class UnCLIP:
             pictures = [pictures]
         if not pictures:
             raise RequestError("There is no picture to encode.", "picture_none")
+        for picture in pictures:
+            check_size(*picture.size)
         return self.stages["clip"].encode_image([opaque(picture) for picture in pictures])
 
     # ---- caption -> z_i ----
@@ -163,7 +146,7 @@ class UnCLIP:
         options = {"prior_steps": steps, "prior_guidance": guidance, "candidates": candidates}
         options = {name: checked(name, value) for name, value in options.items() if value is not None}
         n, seed, kind = checked("n", n), checked("seed", seed), checked("prior", kind)
-        return _last(self._prior_steps(text, n, kind, seed, options)).z_i.clone()
+        return last(self._prior_steps(text, n, kind, seed, options)).z_i.clone()
 
     @torch.inference_mode()
     def _prior_steps(
@@ -188,7 +171,7 @@ class UnCLIP:
         self, picture: Image.Image, steps: int | None = None, caption: str | None = None, refine: int | None = None
     ) -> Latent:
         """A picture -> Latent(z_i, x_T) by CLIP and DDIM inversion; `decode(latent, steps=steps)` gives it back."""
-        return _last(self.invert_steps(picture, steps, caption, refine, preview_every=1000)).latent
+        return last(self.invert_steps(picture, steps, caption, refine, preview_every=1000)).latent
 
     def invert_steps(
         self,
@@ -205,18 +188,8 @@ class UnCLIP:
         refine = checked("refine", defaults["refine"] if refine is None else refine)
         every = checked("preview_every", preview_every)
         text = None if caption is None else self.encode_text([caption])
-        return self._invert_steps(square(picture, LOW), text, steps, refine, every)
-
-    def _invert_steps(
-        self, picture: Image.Image, text: TextFeatures | None, steps: int, refine: int, every: int
-    ) -> Iterator[Step]:
-        z_i = self.encode_image([picture])
-        x0 = to_pixels([picture]).to(self.device)
-        for step in _inferred(self.stages["decoder"].invert_steps(x0, z_i, text, steps=steps, refine=refine)):
-            index, done = step.index + 1, step.index + 1 == step.total
-            pictures = to_pictures(step.x) if done or index % every == 0 else []
-            latent = Latent(z_i.clone(), step.x.clone()) if done else None
-            yield Step("invert", index, step.total, pictures, z_i, latent)
+        picture = square(picture, LOW)
+        return inversion_steps(self, picture, self.encode_image([picture]), text, steps, refine, every)
 
     # ---- z_i -> picture ----
 
@@ -238,7 +211,7 @@ class UnCLIP:
         picture makes each as if it were made alone.
         """
         drawn = self.decode_steps(latent, size, caption, guidance, steps, eta, seed, sampler, preview_every=1000)
-        return _last(drawn).pictures
+        return last(drawn).pictures
 
     def decode_steps(
         self,
@@ -264,7 +237,7 @@ class UnCLIP:
         eta = checked("eta", eta)
         if sampler is None:
             sampler = "ddim" if inverted or eta > 0 else defaults["sampler"]
-        drawing = _Drawing(
+        drawing = Drawing(
             size=checked("size", size),
             seed=_checked_seeds(seed, len(latent)),
             guidance=checked("decoder_guidance", guidance),
@@ -278,7 +251,7 @@ class UnCLIP:
         for stage in ("decoder", *stages_to(drawing.size)):
             need(self, stage)
         check_work(len(latent), drawing.size, drawing.steps, drawing.steps_256, drawing.steps_1024)
-        return self._picture_steps(latent.z_i, latent.x_T, text, drawing)
+        return picture_steps(self, latent.z_i, latent.x_T, text, drawing)
 
     def upsample(
         self,
@@ -289,7 +262,7 @@ class UnCLIP:
         steps_1024: int | None = None,
     ) -> list[Image.Image]:
         """Pictures (the middle square of each) -> the same at 256 or 1024 px, by one upsampler or both."""
-        return _last(self.upsample_steps(pictures, size, seed, steps_256, steps_1024, preview_every=1000)).pictures
+        return last(self.upsample_steps(pictures, size, seed, steps_256, steps_1024, preview_every=1000)).pictures
 
     def upsample_steps(
         self,
@@ -317,7 +290,8 @@ class UnCLIP:
             need(self, stage)
         check_work(len(pictures), size, 0, steps["upsampler_256"], steps["upsampler_1024"])
         low = to_pixels([square(picture, low_size) for picture in pictures])
-        return self._upsampler_steps(low, {stage: steps[stage] for stage in stages}, seed, preview_every)
+        every = checked("preview_every", preview_every)
+        return upsampler_steps(self, low, {stage: steps[stage] for stage in stages}, seed, every)
 
     # ---- caption -> picture ----
 
@@ -335,7 +309,7 @@ class UnCLIP:
         prior: "diffusion", "ar", "text" (z_t in place of z_i) or "caption" (no z_i at all). Picture i depends on the
         seed and i alone, not on n.
         """
-        return _last(self.generate_steps(prompt, n, size, seed, prior, preview_every=1000, **options)).pictures
+        return last(self.generate_steps(prompt, n, size, seed, prior, preview_every=1000, **options)).pictures
 
     def generate_steps(
         self,
@@ -361,7 +335,7 @@ class UnCLIP:
             for step in self._prior_steps(text, request.n, request.prior, request.seed, options):
                 z_i = step.z_i.clone()  # made anew outside inference mode, so that callers may do with it as they like
                 yield step._replace(z_i=z_i)
-        drawing = _Drawing(
+        drawing = Drawing(
             size=request.size,
             seed=request.seed,
             guidance=request.decoder_guidance,
@@ -372,71 +346,9 @@ class UnCLIP:
             steps_1024=request.upsampler_1024_steps,
             every=every,
         )
-        yield from self._picture_steps(z_i, None, text.repeat(request.n), drawing)
+        yield from picture_steps(self, z_i, None, text.repeat(request.n), drawing)
 
-    # ---- the stages that draw ----
-
-    def _picture_steps(
-        self, z_i: Tensor | None, x_T: Tensor | None, text: TextFeatures | None, drawing: _Drawing
-    ) -> Iterator[Step]:
-        """Decoder, then the upsamplers that the size asks for."""
-        n = len(z_i) if z_i is not None else len(text.pooled)
-        pixels = None
-        chunks = [range(i, min(i + TOGETHER, n)) for i in range(0, n, TOGETHER)]
-        runs = [self._decoder_run(rows, z_i, x_T, text, drawing) for rows in chunks]
-        for index, total, parts in _lockstep(runs):
-            if index == total:
-                pixels = as_seen(torch.cat([part.x for part in parts]))
-            yield Step("decoder", index, total, _previews(parts, index, total, drawing.every), z_i)
-        steps = {"upsampler_256": drawing.steps_256, "upsampler_1024": drawing.steps_1024}
-        steps = {stage: steps[stage] for stage in stages_to(drawing.size)}
-        for step in self._upsampler_steps(pixels, steps, drawing.seed, drawing.every):
-            yield step._replace(z_i=z_i)
-
-    def _decoder_run(
-        self, rows: range, z_i: Tensor | None, x_T: Tensor | None, text: TextFeatures | None, drawing: _Drawing
-    ) -> Iterator[SampleStep]:
-        """Some of the pictures, each from noise of its own."""
-        row = slice(rows.start, rows.stop)
-        start = self._draw(drawing.seed, rows, "decoder", LOW) if x_T is None else x_T[row]
-        return self.stages["decoder"].sample_steps(
-            None if z_i is None else z_i[row].to(self.device),
-            None if text is None else text.index(row),
-            start.to(self.device),
-            guidance=drawing.guidance,
-            steps=drawing.steps,
-            sampler=drawing.sampler,
-            eta=drawing.eta,
-            noise=_noise(drawing.seed, rows, "decoder steps"),
-            # An inverted picture must come back along the way it went; guidance is another way in any case.
-            clip=None if x_T is not None and drawing.guidance == 1.0 else 1.0,
-        )
-
-    def _upsampler_steps(
-        self, pixels: Tensor, steps: Mapping[str, int], seed: int | Sequence[int], every: int
-    ) -> Iterator[Step]:
-        """pixels [B, 3, h, w] through each upsampler named in steps; within a step picture by picture, which bounds the
-        memory that a large size takes."""
-        for stage, count in steps.items():
-            upsampler, side = self.stages[stage], self.stages[stage].config.high_size
-            sampler = self.defaults[stage]["sampler"]
-            runs = [
-                upsampler.sample_steps(
-                    pixels[i : i + 1].to(self.device),
-                    self._draw(seed, [i], stage, side),
-                    steps=count,
-                    sampler=sampler,
-                    noise=_noise(seed, [i], f"{stage} steps"),
-                )
-                for i in range(len(pixels))
-            ]
-            for index, total, parts in _lockstep(runs):
-                if index == total:
-                    pixels = as_seen(torch.cat([part.x for part in parts]))
-                yield Step(stage, index, total, _previews(parts, index, total, every))
-
-    def _draw(self, seed: int | Sequence[int], indices: Sequence[int], stage: str, side: int) -> Tensor:
-        return _noise(seed, indices, stage)((3, side, side)).to(self.device)
+    # ---- what is asked for ----
 
     def _upsampling_steps(self, stage: str, steps: int | None = None) -> int:
         return checked(f"{stage}_steps", self.defaults[stage]["steps"] if steps is None else steps)
@@ -454,20 +366,6 @@ class UnCLIP:
         return latent
 
 
-class _Drawing(NamedTuple):
-    """How pictures are drawn once z_i is known."""
-
-    size: int
-    seed: int | tuple[int, ...]  # one for all, or one for each picture
-    guidance: float
-    steps: int
-    sampler: str
-    eta: float
-    steps_256: int
-    steps_1024: int
-    every: int
-
-
 # Field of a request -> argument of a prior's sample_steps.
 _PRIOR_OPTIONS = {"prior_steps": "steps", "prior_guidance": "guidance", "candidates": "candidates"}
 
@@ -478,32 +376,3 @@ def _checked_seeds(seed: int | Sequence[int], n: int) -> int | tuple[int, ...]:
     if len(seed) != n:
         raise RequestError(f"{len(seed)} seeds for {n} pictures: give one seed, or one for each.", "seeds")
     return tuple(checked("seed", one) for one in seed)
-
-
-def _noise(seed: int | Sequence[int], indices: Sequence[int], stage: str) -> PictureNoise:
-    """The noise of pictures `indices`; one with a seed of its own is the first of that seed."""
-    if isinstance(seed, int):
-        return PictureNoise(seed, indices, stage)
-    return PictureNoise.alone([seed[i] for i in indices], stage)
-
-
-@torch.inference_mode()
-def _inferred(run: Iterator[SampleStep]) -> Iterator[SampleStep]:
-    """Steps a sampler in inference mode, which is left between the steps."""
-    yield from run
-
-
-def _lockstep(runs: Sequence[Iterator[SampleStep]]) -> Iterator[tuple[int, int, tuple[SampleStep, ...]]]:
-    """Several samplers together -> after each step (index from 1, total, every sampler's step)."""
-    for parts in zip(*(_inferred(run) for run in runs), strict=True):
-        yield parts[0].index + 1, parts[0].total, parts
-
-
-def _previews(parts: Sequence[SampleStep], index: int, total: int, every: int) -> list[Image.Image]:
-    if index < total and index % every:
-        return []
-    return [picture for part in parts for picture in to_pictures(part.x if index == total else part.x0)]
-
-
-def _last(steps: Iterator[Step]) -> Step:
-    return deque(steps, maxlen=1).pop()
