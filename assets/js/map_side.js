@@ -10,7 +10,7 @@ unclip.map.card = (element, props, watch, trigger) => {
     element.innerHTML = !card ? `<div class="map-card empty"><p>${escape(t("map.hint"))}</p></div>` : `
       <div class="map-card" data-phase="${card.phase || "done"}" data-point="${escape(card.point)}">
         <header><h3>${escape(map.name(card.point))}</h3><span class="kind">${escape(map.kind(card.point))}</span></header>
-        <div class="pair"><figure>${map.thumb(card.point, 128)}<figcaption>${t(card.point.startsWith("p:") ? "map.drawn" : "map.point")}</figcaption></figure>
+        <div class="both"><figure>${map.thumb(card.point, 128)}<figcaption>${t(card.point.startsWith("p:") ? "map.drawn" : "map.point")}</figcaption></figure>
           ${card.decoded ? decoded(card.decoded) : `<figure class="waiting"><span>${escape(t("map.decode_info"))}</span></figure>`}</div>
         <button class="tool add" data-do="add">＋ ${t("map.add")}</button>
         <h4>${t("map.neighbours")}</h4>
