@@ -76,7 +76,7 @@ def test_as_a_module_a_fault_is_no_traceback(tmp_path):
     assert run.returncode == 2 and "Traceback" not in run.stderr and "\x1b" not in run.stderr
 
 
-@pytest.mark.parametrize("command", ["corpus", "train"])
+@pytest.mark.parametrize("command", ["corpus", "train", "evaluate"])
 def test_other_commands_have_help_of_their_own(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
