@@ -30,12 +30,18 @@ def _detail(snr: Tensor) -> Tensor:
     return 0.5 + torch.exp(-0.5 * ((log_snr - 1.0) / 2.0) ** 2)
 
 
-# Signal-to-noise ratio -> weight of the squared error of a v-prediction at that level.
+def _x0_as_v(snr: Tensor, most: float = 10.0) -> Tensor:
+    """For x0-prediction: the same as an unweighted v error, 1 + SNR times, up to `most` (Li and He 2511.13720)."""
+    return (1.0 + snr).clamp(max=most)
+
+
+# Signal-to-noise ratio -> weight of the squared error at that level (of a v-prediction, but for the last).
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "flat": _flat,
     "min_snr": _min_snr,
     "sigmoid": _sigmoid,
     "detail": _detail,
+    "x0_as_v": _x0_as_v,
 }
 
 
@@ -60,8 +66,7 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean squared error of the network's output at random noise levels.
 
-    network: (x [B, ...], t [B] int64) -> prediction like x. x0: [B, ...]. weighting: a key of WEIGHTINGS (made for
-    predicts="v"). Returns a float32 scalar.
+    network: (x [B, ...], t [B] int64) -> prediction like x. x0: [B, ...]. weighting: a key of WEIGHTINGS. Returns a float32 scalar.
     """
     t = draw_times(len(x0), schedule.steps, generator, x0.device)  # [B]
     place = generator.device if generator is not None else x0.device

@@ -217,7 +217,7 @@ class ARPriorTask(PriorTask):
 
 
 class DecoderTask:
-    """The 64 px decoder, on the core world first. Options: widths; weighting (a row of objective.WEIGHTINGS); rest,
+    """The 64 px decoder, on the core world first. Options: widths; predicts; weighting (a row of objective.WEIGHTINGS); rest,
     common and composed (sampling weight of drawings outside the core world, of everyday things, of composed pictures).
     """
 
@@ -240,7 +240,8 @@ class DecoderTask:
         widths = tuple(int(w) for w in options.option.get("widths", "128,256").split(","))
         clip = self.encoded.clip
         unet = UNetConfig(patch=4, widths=widths, blocks=2, attention=(False, True), context_width=256, time_width=512)
-        self.network = Decoder(DecoderConfig(unet, clip.embed_dim, clip.width)).to(memory_format=torch.channels_last)
+        config = DecoderConfig(unet, clip.embed_dim, clip.width, predicts=options.option.get("predicts", "v"))
+        self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
