@@ -9,14 +9,16 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, GREY, CORAL, VIOLET = "#1b1822", "#8b8490", "#e8502d", "#5c40e8"
 COLOURS = (CORAL, VIOLET, "#2f9e78", "#d99a1c", "#3a78dc", "#8b8490")
+OF_KIND = {"caption": GREY, "text": "#d99a1c", "ar": VIOLET, "diffusion": CORAL}
 plt.rcParams.update({
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
     "axes.labelcolor": INK, "xtick.color": GREY, "ytick.color": GREY, "axes.titlesize": 11, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "legend.frameon": False, "figure.dpi": 110, "savefig.bbox": "tight",
-    "axes.grid": True, "grid.color": "#e9e5df", "grid.linewidth": 0.8,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e9e5df", "grid.linewidth": 0.8,
 })  # fmt: skip
 
 Points = Sequence[Sequence[float]]  # (value, low, high, ...) each
@@ -86,6 +88,14 @@ def trade(axes, points: Sequence[dict], x: str, y: str, colour: str, label: str)
         axes.annotate(
             f"{point['guidance']:g}", (at_x, at_y), textcoords="offset points", xytext=(5, 4), fontsize=8, color=colour
         )
+
+
+def plain_log(axes) -> None:
+    """A logarithmic x axis whose ticks are plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def figure(columns: int = 1, height: float = 3.2, width: float = 8.4):

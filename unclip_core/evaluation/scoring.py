@@ -86,9 +86,9 @@ def sheet(bench: Bench, name: str, rows: Sequence[Tensor], scale: int = 1) -> st
         pictures = torch.cat([row.float() / 255 for row in rows])
         save_image(
             pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3),
-            folder / f"{name}.png",
+            folder / f"sheet-{name}.png",
             nrow=len(rows[0]),
             padding=2,
             pad_value=1,
         )
-    return f"{name}.png"
+    return f"sheet-{name}.png"

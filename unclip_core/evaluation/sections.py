@@ -111,7 +111,7 @@ def text_to_picture(page: Page, found: dict[str, Any]) -> None:
         zorder=3,
     )
     axes.set(title="Concept accuracy by group", xlim=(0, 1))
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8)
     page.picture(plots.save(figure, page.plot("groups.png")), "concept accuracy by group")
 
 
@@ -159,7 +159,7 @@ def priors(page: Page, found: dict[str, Any]) -> None:
             axes,
             [NAMES[kind] for kind in kinds],
             [found[kind][key] for kind in kinds],
-            list(plots.COLOURS[: len(kinds)]),
+            [plots.OF_KIND[kind] for kind in kinds],
             found["real"][key][0],
         )
         axes.set_title(title, pad=16)
@@ -206,7 +206,8 @@ def equal_time(page: Page, found: dict[str, Any]) -> None:
                 color=plots.VIOLET,
                 ha="center",
             )
-        plot.set(title=title, xlabel="seconds an embedding", xscale="log")
+        plot.set(title=title, xlabel="seconds an embedding (numbers: steps)")
+        plots.plain_log(plot)
         plot.legend(fontsize=8, loc="lower right")
     page.picture(plots.save(figure, page.plot("equal_time.png")), "priors at equal time")
 
