@@ -217,9 +217,8 @@ class ARPriorTask(PriorTask):
 
 
 class DecoderTask:
-    """The 64 px decoder, on the core world first. Options: widths; predicts; weighting (a row of objective.WEIGHTINGS); rest,
-    common and composed (sampling weight of drawings outside the core world, of everyday things, of composed pictures).
-    """
+    """The 64 px decoder, on the core world first. Options: widths; predicts; weighting (a row of objective.WEIGHTINGS);
+    rest, common and composed (weight of drawings outside the core world, of everyday things, of composed pictures)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -231,7 +230,7 @@ class DecoderTask:
         self.encoded = Encoded(options)
         self.held_out = load_split(options.data, 64, held_out=True)
         self.true = encode_pictures(self.encoded.clip, self.held_out)
-        self.runs, self.weighting = options.runs, options.option.get("weighting", "flat")
+        self.runs = options.runs
         composed = float(options.option.get("composed", 1))
         kinds = {k: v * (composed if k != "single" else 1) for k, v in PIXEL_WEIGHTS.items()}
         self.weights = self.encoded.data.weights(
@@ -240,9 +239,11 @@ class DecoderTask:
         widths = tuple(int(w) for w in options.option.get("widths", "128,256").split(","))
         clip = self.encoded.clip
         unet = UNetConfig(patch=4, widths=widths, blocks=2, attention=(False, True), context_width=256, time_width=512)
-        config = DecoderConfig(unet, clip.embed_dim, clip.width, predicts=options.option.get("predicts", "v"))
+        predicts = options.option.get("predicts", "x0")
+        config = DecoderConfig(unet, clip.embed_dim, clip.width, predicts=predicts)
         self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])
+        self.weighting = options.option.get("weighting", "x0_as_v" if predicts == "x0" else "flat")
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
         rows = torch.multinomial(self.weights, n, generator=generator)
@@ -292,7 +293,8 @@ def decode(decoder: Decoder, z_i: Tensor, text: TextFeatures | None, guidance: f
 
 
 class UpsamplerTask:
-    """An upsampler on crops of 1024 px renderings of the vector art; judged in PSNR against Lanczos on held-out art."""
+    """An upsampler on crops of 1024 px renderings of the vector art; judged in PSNR against Lanczos on held-out art.
+    Options: predicts, weighting (a row of objective.WEIGHTINGS)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 20_000, 16, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     low, high, limit, crop, corruption = 64, 256, None, 128, "blur"
@@ -309,9 +311,10 @@ class UpsamplerTask:
     def __init__(self, options: Namespace) -> None:
         self.data = load(options.data / "hires", self.high, self.limit)
         self.held_out = load(options.data / "hires_held_out", self.high, 32)
-        config = UpsamplerConfig(self.unet, self.low, self.high, self.corruption)
+        predicts = options.option.get("predicts", "x0")
+        config = UpsamplerConfig(self.unet, self.low, self.high, self.corruption, predicts=predicts)
         self.network = Upsampler(config).to(memory_format=torch.channels_last)
-        self.weighting = options.option.get("weighting", "flat")
+        self.weighting = options.option.get("weighting", "x0_as_v" if predicts == "x0" else "flat")
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Crops [n, 3, crop, crop] at places that keep the low-resolution grid; an empty crop is drawn again once."""
