@@ -49,7 +49,7 @@ def started(page, start: Callable[[], None]) -> None:
         """(before) => document.querySelector("#result .viewer").dataset.run !== before
            && document.querySelector("ol.strip[data-phase=done]") && document.querySelector("[data-save='0']")""",
         arg=before,
-        timeout=60_000,
+        timeout=120_000,
     )
 
 
