@@ -1,10 +1,14 @@
 """The hand-written layers against PyTorch's own, values and gradients."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from unclip_core.layers import GroupNorm, TransformerBlock, attend, timestep_embedding
+from unclip_core import layers
+from unclip_core.cpu import Conv2d, GroupNorm, Linear, pack_weights
+from unclip_core.layers import TransformerBlock, attend, timestep_embedding
 
 
 def channels_last(*shape, dtype=torch.float64):
@@ -83,3 +87,63 @@ def test_timestep_embedding_is_cosines_then_sines():
     torch.testing.assert_close(embedding[0], torch.tensor([1.0, 1, 1, 0, 0, 0, 0]))
     torch.testing.assert_close(embedding[1, [0, 3]], torch.tensor([999.0, 999.0]).cos() * 0 + embedding[1, [0, 3]])
     assert abs(embedding[1, 0] - torch.tensor(999.0).cos()) < 1e-4
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_head_by_head_matches(monkeypatch, masked):
+    q, k, v = (torch.randn(2, 3, n, 8).bfloat16() for n in (4, 6, 6))
+    mask = torch.rand(2, 1, 4, 6) > 0.4
+    mask[..., 0] = True
+    mask = mask if masked else None
+    together = attend(q, k, v, mask)
+    monkeypatch.setattr(layers, "LARGE", 1)
+    torch.testing.assert_close(attend(q, k, v, mask), together, atol=0.02, rtol=0.02)
+    exact = attend(q.double(), k.double(), v.double(), mask)
+    torch.testing.assert_close(together.double(), exact, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 3])
+def test_packed_convolution_is_the_same_convolution(dtype, size):
+    conv = pack_weights(Conv2d(16, 32, size, padding=size // 2).to(dtype).requires_grad_(False))
+    kept = {name: tensor.clone() for name, tensor in conv.state_dict().items()}
+    for batch in (2, 1, 3):
+        x = channels_last(batch, 16, 8, 8, dtype=torch.float32).to(dtype)
+        expected = F.conv2d(x, kept["weight"], kept["bias"], padding=size // 2)
+        with torch.inference_mode():
+            out = conv(x)
+        assert conv.packed is not None and out.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(out, expected, atol=0.05 if dtype == torch.bfloat16 else 1e-5, rtol=0.02)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in conv.state_dict().items())
+    assert conv.packed is None
+
+
+def test_a_packed_convolution_can_be_copied_moved_loaded_and_trained():
+    conv = pack_weights(Conv2d(4, 4, 3, padding=1).requires_grad_(False))
+    x = channels_last(1, 4, 8, 8, dtype=torch.float32)
+    with torch.no_grad():
+        expected = conv(x)
+        assert conv.packed is not None
+        torch.testing.assert_close(copy.deepcopy(conv)(x), expected)
+        conv(x)
+        assert conv.double().weight.shape == (4, 4, 3, 3)
+        conv.float()(x)
+        conv.load_state_dict({"weight": torch.zeros(4, 4, 3, 3), "bias": torch.ones(4)})
+        assert (conv(x) == 1).all()
+    conv.requires_grad_(True)(x).sum().backward()
+    assert conv.weight.grad.shape == (4, 4, 3, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_linear_is_the_same_layer(dtype):
+    linear = pack_weights(Linear(16, 24).to(dtype).requires_grad_(False))
+    weight, bias = linear.weight.clone(), linear.bias.clone()
+    for shape in ((3, 16), (2, 5, 16), (5, 2, 16)):
+        x = torch.randn(shape).to(dtype).transpose(0, -2)
+        with torch.inference_mode():
+            out = linear(x)
+        assert linear.packed is not None
+        torch.testing.assert_close(
+            out, F.linear(x, weight, bias), atol=0.05 if dtype == torch.bfloat16 else 1e-5, rtol=0.02
+        )
+    assert torch.equal(copy.deepcopy(linear).weight, weight)

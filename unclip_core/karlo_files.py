@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from unclip_core.cpu import pack_weights
 from unclip_core.errors import PackError
 from unclip_core.karlo_keys import KeyMap
 
@@ -158,4 +159,4 @@ def fill(
             raise PackError(f"{weights.where}: {source.keys[0]!r} holds weights that are not finite numbers.")
         filled[name] = tensor.reshape(shapes[name]).to(device=device, dtype=dtype(name))
     module.load_state_dict(filled, assign=True)
-    return module.eval().requires_grad_(False)
+    return pack_weights(module.eval().requires_grad_(False))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip_core.clip import TextFeatures
+from unclip_core.cpu import Linear
 from unclip_core.denoiser import Denoise, make_denoiser
 from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
 from unclip_core.sampling import Noise, SampleStep, invert, run_sampler
@@ -118,10 +119,10 @@ class KarloDecoder(nn.Module):
         self.config = config
         width, context_width = config.embed_dim, config.unet.context_width
         self.null_image = nn.Parameter(torch.zeros(width))
-        self.pooled_to_time = nn.Linear(width, config.unet.time_width)
-        self.image_to_time = nn.Linear(width, config.unet.time_width)
-        self.image_to_tokens = nn.Linear(width, config.image_tokens * context_width)
-        self.text_to_context = nn.Linear(width, context_width)
+        self.pooled_to_time = Linear(width, config.unet.time_width)
+        self.image_to_time = Linear(width, config.unet.time_width)
+        self.image_to_tokens = Linear(width, config.image_tokens * context_width)
+        self.text_to_context = Linear(width, context_width)
         self.text_norm = nn.LayerNorm(context_width)
         self.unet = UNet(config.unet)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from unclip_core.clip import Clip, ClipConfig
 from unclip_core.configs import config_from_dict
+from unclip_core.cpu import pack_weights
 from unclip_core.decoder import Decoder, DecoderConfig
 from unclip_core.errors import PackError, RequestError
 from unclip_core.latents import PCA
@@ -88,7 +89,7 @@ def _placed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.M
     module = module.to(device)
     if hasattr(module, "unet"):
         module.unet.to(dtype=dtype, memory_format=torch.channels_last)
-    return module
+    return pack_weights(module)
 
 
 def _pca(pack: Pack, width: int, device: torch.device) -> PCA | None:

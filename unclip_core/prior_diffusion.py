@@ -1,6 +1,6 @@
 """The diffusion prior P(z_i | y) (paper section 2.2): a causal Transformer that denoises CLIP image embeddings.
 
-The sequence is: encoded caption tokens, z_t, timestep, noised z_i, and one learned token whose output is the prediction,
+The sequence is: encoded caption tokens, z_t, timestep, noised z_i, and a learned token whose output is the prediction,
 trained by mean squared error on the un-noised z_i. Inside, z_i is standardised with the corpus's mean and spread.
 
 The mask being causal, caption and z_t never see the timestep or the noised z_i: their keys and values (`Prefix`) are
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip_core.clip import TextFeatures
+from unclip_core.cpu import Linear
 from unclip_core.denoiser import Denoise, guided_batch, make_denoiser
 from unclip_core.layers import KeysValues, TimeEmbedding, TransformerBlock
 from unclip_core.objective import diffusion_loss
@@ -30,7 +31,7 @@ from unclip_core.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class DiffusionPriorConfig:
-    """unit: CLIP's embeddings are unit vectors (pocket); then z_t is scaled to entries of about one, z_i comes out unit.
+    """unit: CLIP's embeddings are unit vectors (pocket): z_t is scaled to entries of about one, z_i comes out unit.
 
     null: what stands for a dropped caption: "learned" vectors, or "empty", the caption "" as CLIP encodes it (Karlo).
     clip: bound on the predicted standardised z_i; None for none. time_hidden: width inside the timestep's embedding.
@@ -66,10 +67,10 @@ class DiffusionPrior(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.text_in = nn.Linear(config.text_width, width)
-        self.pooled_in = nn.Linear(config.embed_dim, width)
+        self.text_in = Linear(config.text_width, width)
+        self.pooled_in = Linear(config.embed_dim, width)
         self.time = TimeEmbedding(width, config.time_hidden or width, width)
-        self.image_in = nn.Linear(config.embed_dim, width)
+        self.image_in = Linear(config.embed_dim, width)
         self.final = nn.Parameter(0.02 * torch.randn(width))
         self.position = nn.Parameter(0.02 * torch.randn(config.context_length + 4, width))
         if config.null == "learned":
@@ -77,7 +78,7 @@ class DiffusionPrior(nn.Module):
             self.null_pooled = nn.Parameter(0.02 * torch.randn(width))
         self.blocks = nn.ModuleList(TransformerBlock(width, width // config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.image_out = nn.Linear(width, config.embed_dim)
+        self.image_out = Linear(width, config.embed_dim)
         # Until `fit`, unit vectors are brought to entries of unit variance.
         self.register_buffer("clip_mean", torch.zeros(1, config.embed_dim))
         self.register_buffer("clip_std", torch.full((1, config.embed_dim), config.embed_dim**-0.5))
@@ -191,7 +192,7 @@ class DiffusionPrior(nn.Module):
     ) -> Iterator[SampleStep]:
         """Yields the present estimate of z_i [B*n, D] in CLIP's units, as both x and x0; the last is the result.
 
-        Of `candidates` embeddings a row the one nearest z_t by dot product of unit vectors is kept (the paper draws two).
+        Of `candidates` embeddings a row the one nearest z_t by dot product of unit vectors is kept (paper: two).
         noise holds one stream for each of the B*n rows.
         """
         embed_dim, schedule = self.config.embed_dim, self.config.schedule

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip_core.cpu import Conv2d, GroupNorm
 from unclip_core.errors import PackError
-from unclip_core.layers import GroupNorm, KeysValues, ResBlock, SpatialAttention, TimeEmbedding, resampled, zeroed
+from unclip_core.layers import KeysValues, ResBlock, SpatialAttention, TimeEmbedding, resampled, zeroed
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Resample(nn.Module):
     def __init__(self, channels: int, way: str) -> None:
         super().__init__()
         self.way = way
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2 if way == "down" else 1, padding=1)
+        self.conv = Conv2d(channels, channels, 3, stride=2 if way == "down" else 1, padding=1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [B, C, H, W] -> [B, C, H/2, W/2] or [B, C, 2H, 2W]; the time is for the residual kind of resampling."""
@@ -109,7 +110,7 @@ class UNet(nn.Module):
         self.config = config
         widths, top = config.widths, len(config.widths) - 1
         self.time = TimeEmbedding(widths[0], config.time_width, config.time_width)
-        self.conv_in = nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1)
 
         self.down = nn.ModuleList()  # one list a level: stages, then the resampling (all levels but the last)
         channels, skips = widths[0], [widths[0]]
@@ -145,7 +146,7 @@ class UNet(nn.Module):
             self.up.append(modules)
 
         self.norm_out = GroupNorm(config.groups, widths[0], eps=config.eps)
-        self.conv_out = zeroed(nn.Conv2d(widths[0], config.out_channels * config.patch**2, 3, padding=1))
+        self.conv_out = zeroed(Conv2d(widths[0], config.out_channels * config.patch**2, 3, padding=1))
         self.attentions = [module for module in self.modules() if isinstance(module, SpatialAttention)]
 
     def _block(self, channels: int, width: int, resample: str | None = None) -> ResBlock:
