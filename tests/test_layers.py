@@ -143,7 +143,6 @@ def test_packed_linear_is_the_same_layer(dtype):
         with torch.inference_mode():
             out = linear(x)
         assert linear.packed is not None
-        torch.testing.assert_close(
-            out, F.linear(x, weight, bias), atol=0.05 if dtype == torch.bfloat16 else 1e-5, rtol=0.02
-        )
+        expected = F.linear(x, weight, bias)
+        torch.testing.assert_close(out, expected, atol=0.05 if dtype == torch.bfloat16 else 1e-5, rtol=0.02)
     assert torch.equal(copy.deepcopy(linear).weight, weight)
