@@ -85,7 +85,7 @@ class Conv2d(_Packing, nn.Conv2d):
 
 
 def pack_weights(module: nn.Module) -> nn.Module:
-    """Let every layer in a frozen module pack its weight at its first use without gradients. Results stay the same.
+    """Let every layer in a frozen module pack its weight at its first use without gradients. Results stay the same to rounding.
 
     A module whose weights change in place (training, averages of weights) must not be given.
     """
