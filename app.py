@@ -35,19 +35,37 @@ def build(engine, talk: bool = False):
 
     from components.arena import arena_page
     from components.create import create_tab
+    from components.interpolate import interpolate_tab
+    from components.limits import limits_tab
+    from components.map import map_tab
     from components.page import header, translate_on_switch
+    from components.pca import pca_tab
+    from components.priors import priors_tab
     from components.shelf import Shelf
+    from components.text_diff import text_diff_tab
+    from components.tour import tour_page
+    from components.typographic import typographic_tab
+    from components.variations import variations_tab
 
     with gr.Blocks(title="unCLIP Explorer", fill_width=True, delete_cache=(600, 3600), analytics_enabled=False) as demo:
         bar = header()
         shelf = Shelf(engine)
         with gr.Tabs(elem_id="labs") as shelf.tabs:
             create_tab(engine, shelf)
+            variations_tab(engine, shelf)
+            interpolate_tab(engine, shelf)
+            text_diff_tab(engine, shelf)
+            pca_tab(engine, shelf)
+            typographic_tab(engine, shelf)
+            map_tab(engine, shelf)
+            priors_tab(engine, shelf)
+            limits_tab(engine, shelf)
         shelf.bar()
         shelf.link_from(bar)
         shelf.restore_on_load(demo)
         translate_on_switch(demo, bar)
     arena_page(demo, engine)
+    tour_page(demo, engine, talk)
     return demo.queue(max_size=16, default_concurrency_limit=1, api_open=False)
 
 
