@@ -36,8 +36,8 @@ def data(tmp_path_factory) -> Path:
     for name, count, size in (
         ("train/singles", 24, 128),
         ("held_out_pairs", 16, 128),
-        ("hires", 4, 256),
-        ("hires_held_out", 2, 256),
+        ("hires", 2, 1024),
+        ("hires_held_out", 2, 1024),
     ):
         write_shards(folder / name, shapes(count, size))
     (folder / "corpus.json").write_text(json.dumps({"attribution": []}))
@@ -85,7 +85,7 @@ def test_two_processes_make_the_step_of_one(data, tiny_pack, tmp_path):
         torch.testing.assert_close(value, together["network"][key], atol=2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("stage", ["clip", "prior", "prior_ar", "upsampler_256"])
+@pytest.mark.parametrize("stage", ["clip", "prior", "prior_ar", "upsampler_256", "upsampler_1024"])
 def test_every_stage_takes_a_step_and_judges_itself(stage, data, tiny_pack, tmp_path, capsys):
     loss = train(parse(options(data, tmp_path, tiny_pack, stage=stage, steps=1, batch=8)))
     assert loss > 0

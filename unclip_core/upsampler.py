@@ -72,7 +72,8 @@ class Upsampler(nn.Module):
     def loss(self, high: Tensor, generator: torch.Generator | None = None, weighting: str = "flat") -> Tensor:
         """high: crops [B, 3, H, W] of true pictures; the small picture is made of them and corrupted here."""
         low = F.avg_pool2d(high.float(), self.factor)  # [B, 3, h, w], area-averaged as the corpus's own small pictures
-        low = CORRUPTIONS[self.config.corruption](low, generator)
+        with torch.autocast(high.device.type, enabled=False):  # the corruptions mix float32 pictures
+            low = CORRUPTIONS[self.config.corruption](low, generator)
         enlarged = enlarge(low, high.shape[-2:]).to(high)
         return diffusion_loss(
             lambda x, t: self._predict(x, t, enlarged),
