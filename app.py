@@ -73,16 +73,21 @@ def main() -> None:
     args = arguments()
     server.check_port(args.host, args.port)
     server.prepare(offline=args.pack == "pocket" or Path(args.pack).exists())
-    from components import i18n, theme
+    from components import gpu, i18n, theme
     from components.engine import Engine
     from unclip_core.errors import UnclipError
 
     i18n.set_default(args.lang)
+    gpu.prepare()
     try:
         engine = Engine.load(args.pack, low_memory=args.low_memory)
     except UnclipError as fault:
         sys.exit(str(fault))
-    demo = build(engine, args.talk)
+    demo = gpu.place(build(engine, args.talk))
+    if args.talk:
+        from components import preflight
+
+        preflight.report(engine, args.lang)
     options = server.launch_options(args.host, args.port, args.share, args.mcp)
     demo.launch(theme=theme.theme(), head=theme.head(args.talk), **options)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from components.map_data import FOLDER, FULL, SCHEMA, fingerprint, linear_layout, unit
+from components.map_data import FULL, SCHEMA, SHIPPED, fingerprint, linear_layout, unit
 from unclip_core import UnCLIP
 from unclip_core.corpus.captions import STYLE_NAMES
 from unclip_core.corpus.shards import decode_picture, read_shards
@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m components.map_build", description="Make the map of CLIP space.")
     parser.add_argument("--pack", default="pocket", help="a pack's name or folder")
     parser.add_argument("--data", type=Path, default=Path("data/corpus"), help="the corpus's folder")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, default=SHIPPED)
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
     parser.add_argument("--limit", type=int, help="only so many pictures")
     options = parser.parse_args()

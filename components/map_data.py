@@ -10,6 +10,7 @@ of small pictures).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from unclip_core import UnCLIP
 from unclip_core.errors import RequestError, UnclipError
 from unclip_core.latents import PCA
 
-FOLDER = Path(__file__).parent.parent / "assets" / "map"
+SHIPPED = Path(__file__).parent.parent / "assets" / "map"
+FOLDER = Path(os.environ.get("UNCLIP_MAP") or SHIPPED)  # a pack of one's own has a map of its own
 SCHEMA = 1
 FULL = 32767  # a place of 1.0 as int16
 NEAREST = 10  # neighbours that say where a new embedding lies

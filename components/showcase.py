@@ -74,7 +74,7 @@ def story(album: Album) -> Figure:
     for step in engine.model.generate_steps(PROMPT["en"], size=engine.sizes()[-1], preview_every=1000):
         if step.index == step.total:
             shown[step.stage] = step
-    pictures = [shown[stage].pictures[0] for stage in shown if shown[stage].pictures]
+    pictures = [_at_most(640, shown[stage].pictures[0]) for stage in shown if shown[stage].pictures]
     return {
         "kind": "strip",
         "caption": PROMPT,
@@ -122,7 +122,7 @@ def decoder(album: Album) -> Figure:
         every = {"decoder": max(1, step.total // 9), "upsampler_256": 2, "upsampler_1024": 2}[step.stage]
         if step.index == step.total or (step.index - 1) % every == 0:
             frames.append({"stage": step.stage, "index": step.index, "total": step.total})
-            pictures.append(step.pictures[0].resize((min(512, step.pictures[0].width),) * 2))
+            pictures.append(_at_most(512, step.pictures[0]))
     files = album.put("decoder", pictures)
     return {"kind": "scrub", "caption": {"en": "a rocket", "ko": "로켓"}, "frames": _frames(files, frames)}
 
@@ -200,6 +200,10 @@ def limit_pairs(album: Album) -> Figure:
         judged = [limits.verdict("binding", number, picture) for picture in pictures]
         rows.append({"caption": caption, "pictures": album.put(f"limits-{number}", pictures), "judged": judged})
     return {"kind": "pairs", "rows": rows}
+
+
+def _at_most(side: int, picture: Image.Image) -> Image.Image:
+    return picture if picture.width <= side else picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def _frames(files: list[str], facts: list[dict[str, Any]]) -> list[dict[str, Any]]:

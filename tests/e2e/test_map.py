@@ -1,0 +1,242 @@
+"""The Map lab in a real browser, on a map of 100,000 synthetic points that fits the pack of the tests."""
+
+import numpy as np
+import pytest
+from browsing import PHONE, message
+from conftest import start
+from PIL import Image, ImageDraw
+
+from components.map_build import COLUMNS, SIDE, lay_out, names_of, write_map
+from components.map_data import fingerprint, unit
+from unclip_core import UnCLIP
+
+COUNT = 100_000
+ALONE = [(-0.9, 0.9), (0.9, 0.9), (0.9, -0.9), (-0.9, -0.9)]  # pictures 0 to 3 have a corner each
+GROUPS = ("animals", "faces", "food", "objects", "travel")
+MAP = "?lab=map"
+CALIBRATE = """() => { const began = performance.now(); let sum = 0;
+  for (let i = 0; i < 3e7; i++) sum += Math.sqrt(i); return sum > 0 ? performance.now() - began : 0; }"""
+AT = """(i) => { const plot = document.querySelector(".map-plot"), { xaxis, yaxis } = plot._fullLayout;
+  const at = unclip.map.at("p:" + i), box = plot.getBoundingClientRect();
+  return [box.left + xaxis.d2p(at[0]), box.top + yaxis.d2p(at[1])]; }"""
+
+
+@pytest.fixture(scope="module")
+def folder(e2e_pack, tmp_path_factory):
+    out = tmp_path_factory.mktemp("map")
+    model, rng = UnCLIP.load(e2e_pack), np.random.default_rng(0)
+    width = model.stages["clip"].embed_dim
+    kind = np.arange(COUNT) % len(GROUPS)
+    centres = unit(rng.normal(size=(len(GROUPS), width)))
+    z = unit(centres[kind] + 0.1 * rng.normal(size=(COUNT, width))).astype(np.float32)
+    flat = rng.uniform(-0.3, 0.3, (len(GROUPS), 2))[kind] + 0.12 * rng.normal(size=(COUNT, 2))
+    flat = flat.clip(-0.8, 0.8)
+    flat[: len(ALONE)] = ALONE
+    layouts = {name: lay_out(name, z, model.pca) for name in ("pca2", "pca3")} | {"umap2": (flat, {})}
+    named = ["cat", "grinning face", "red apple", "guitar", "rocket"]
+    rows = [
+        {"concept": f"{k}", "label": named[k], "label_ko": f"물건 {k}", "group": GROUPS[k], "style": "noto"}
+        for k in kind
+    ]
+    names, numbers = names_of(rows)
+    write_map(out, z, fingerprint(model), layouts, names, numbers, sheets=1)
+    sheet = Image.new("RGB", (COLUMNS * SIDE, COLUMNS * SIDE), "white")
+    for i in range(COLUMNS**2):
+        corner = np.array([i % COLUMNS, i // COLUMNS]) * SIDE
+        box = (*(corner + 8).tolist(), *(corner + SIDE - 8).tolist())
+        ImageDraw.Draw(sheet).ellipse(box, fill=["red", "gold", "green", "blue", "purple"][i % 5])
+    sheet.save(out / "thumbs-0.webp")
+    return out
+
+
+@pytest.fixture(scope="module")
+def address(e2e_pack, folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNCLIP_MAP", str(folder))
+        server, address = start(e2e_pack)
+    yield address
+    server.terminate()
+    server.wait(20)
+
+
+@pytest.fixture
+def opened(visit):
+    """`opened()` is the map, painted."""
+
+    def open_map(query: str = "", **options):
+        page = visit(MAP + query, ready="[data-painted]", **options)
+        page.set_default_timeout(60_000)
+        return page
+
+    return open_map
+
+
+def busy(page) -> float:
+    """How many times slower this machine is now than a quiet one: time limits stretch by it."""
+    return max(1.0, page.evaluate(CALIBRATE) / 60)
+
+
+def click_point(page, i: int) -> None:
+    page.mouse.click(*page.evaluate(AT, i))
+
+
+def chosen(page, point: str) -> None:
+    page.wait_for_selector(f".map-card[data-point='{point}']")
+
+
+def test_it_is_painted_in_two_seconds_and_moves_smoothly(opened):
+    page = opened()
+    slower = busy(page)
+    painted = float(page.evaluate("document.querySelector('[data-painted]').dataset.painted"))
+    assert painted < 2000 * slower, f"{painted} ms on a machine {slower:.1f} times slower"
+    assert page.evaluate("unclip.map.data.facts.count") == COUNT
+    drawn = page.evaluate("document.querySelector('.map-plot').data.reduce((sum, trace) => sum + trace.x.length, 0)")
+    assert drawn == COUNT
+    box = page.locator(".map-frame").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.evaluate("""() => { window.frames_seen = 0; window.since = performance.now();
+      const count = () => { window.frames_seen++; requestAnimationFrame(count); }; requestAnimationFrame(count); }""")
+    before = page.evaluate("document.querySelector('.map-plot')._fullLayout.xaxis.range[0]")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(12):
+        page.mouse.move(x + 8 * step, y + 4 * step)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    each = page.evaluate("(performance.now() - window.since) / window.frames_seen")
+    assert page.evaluate("document.querySelector('.map-plot')._fullLayout.xaxis.range[0]") < before, "it was dragged"
+    assert each < 120 * slower, f"{each:.0f} ms a frame"
+
+
+def test_a_point_has_a_picture_neighbours_and_a_decoding(opened):
+    page = opened()
+    page.mouse.move(*page.evaluate(AT, 1))
+    page.wait_for_selector(".map-tip:not([hidden]) .sprite")
+    assert "grinning face" in page.inner_text(".map-tip")
+    click_point(page, 1)
+    chosen(page, "p:1")
+    assert page.locator(".map-card .near button").count() == 12
+    cosines = [float(text) for text in page.locator(".map-card .near small").all_inner_texts()]
+    assert cosines == sorted(cosines, reverse=True) and cosines[0] > 0.5
+    assert "point=p%3A1" in page.url
+    neighbour = page.get_attribute(".map-card .near li:nth-child(1) button", "data-point")
+    page.click(".map-card .near li:nth-child(1) button")
+    chosen(page, neighbour)
+    click_point(page, 1)
+    chosen(page, "p:1")
+    page.click("#map-side button.go")
+    page.wait_for_selector(".map-card [data-do=save]")
+    page.wait_for_selector("#shelf .thumb")
+    page.wait_for_function("unclip.map.session.own.length === 1")
+    assert page.evaluate("unclip.map.at(unclip.map.session.own[0].point).map((v) => Math.round(10 * v) / 10)") == [
+        0.9,
+        0.9,
+    ]
+
+
+def test_search_by_name_and_by_meaning(opened):
+    page = opened()
+    page.fill("#map-search input", "APPLE")
+    page.wait_for_selector(".map-note:not([hidden])")
+    assert f"{COUNT // 5}" in page.inner_text(".map-note")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".map-card[data-point='c:APPLE'] .near button")
+    page.fill("#map-search input", "")
+    page.wait_for_selector(".map-note[hidden]", state="attached")
+
+
+def test_a_drawn_path_is_walked_and_lies_on_the_map(opened):
+    page = opened("&frames=4&size=64")
+    page.click("#map-walk button.go")
+    assert "two points" in message(page)
+    page.click("[data-do=draw]")
+    box = page.locator(".map-frame").bounding_box()
+    page.mouse.move(box["x"] + 120, box["y"] + 200)
+    page.mouse.down()
+    for step in range(10):
+        page.mouse.move(box["x"] + 120 + 40 * step, box["y"] + 200 + 12 * step)
+    page.mouse.up()
+    page.wait_for_selector(".station >> nth=5")
+    page.click("[data-do=draw]")
+    page.click("#map-walk button.go")
+    page.wait_for_selector(".film[data-phase=done] .cell img >> nth=3")
+    pictures = [one.get_attribute("src") for one in page.locator(".film .cell img").all()]
+    assert len(set(pictures)) == 4, "every step is another picture"
+    page.wait_for_function("unclip.map.session.paths.length === 1")
+    assert page.evaluate("unclip.map.session.paths[0].length") == 4
+    page.fill(".film input[type=range]", "2")
+    assert page.evaluate("unclip.map.cursor") == 2
+    assert "path=u" in page.url
+    page.click(".film [data-do=clear]")
+    page.wait_for_selector(".station", state="detached")
+
+
+def test_points_and_captions_make_a_path(opened):
+    page = opened("&frames=3&size=64")
+    for corner in (0, 2):
+        click_point(page, corner)
+        chosen(page, f"p:{corner}")
+        page.click(".map-card .add")
+    page.wait_for_selector(".station >> nth=1")
+    assert page.locator(".station span.sprite").count() == 2
+    page.fill("#map-axis input >> nth=0", "a sad face")
+    page.fill("#map-axis input >> nth=1", "a happy face")
+    page.click("#map-axis button >> nth=1")
+    page.wait_for_function("unclip.map.path.join() === 'c:a sad face,c:a happy face'")
+    page.click("#map-walk button.go")
+    page.wait_for_selector(".film[data-phase=done] .cell img >> nth=2")
+
+
+def test_the_map_can_be_laid_along_two_captions(opened):
+    page = opened()
+    before = page.evaluate("unclip.map.at('p:7')")
+    page.fill("#map-axis input >> nth=0", "a cat")
+    page.fill("#map-axis input >> nth=1", "a red apple")
+    page.click("#map-axis button >> nth=0")
+    page.wait_for_function("unclip.map.settings.layout === 'axis' && unclip.map.layout() === 'axis2'")
+    assert page.evaluate("unclip.map.at('p:7')") != before
+    assert "layout=axis" in page.url and "from=a+cat" in page.url
+    page.fill("#map-axis input >> nth=1", "a cat")
+    page.click("#map-axis button >> nth=0")
+    assert "the same" in message(page)
+
+
+def test_three_dimensions_and_other_colours(opened):
+    page = opened("&layout=pca&dims=3")
+    page.wait_for_function("document.querySelector('.map-plot').data[0].type === 'scatter3d'")
+    page.evaluate("unclip.map.set('dims', 2)")
+    page.wait_for_function("document.querySelector('.map-plot').data[0].type === 'scattergl'")
+    assert page.locator(".map-legend button").count() == len(GROUPS)
+    page.click(".map-legend button >> nth=0")
+    page.wait_for_function("document.querySelector('.map-plot').data[0].visible === false")
+    page.evaluate("unclip.map.set('colour', 'style')")
+    page.wait_for_function("document.querySelectorAll('.map-legend button').length === 1")
+
+
+def test_an_address_brings_the_point_back_on_a_phone_in_korean(opened):
+    page = opened("&point=p:3&layout=pca&lang=ko", size=PHONE, dark=True)
+    chosen(page, "p:3")
+    assert "물건 3" in page.inner_text(".map-card h3") and "가까운 이웃" in page.inner_text(".map-card")
+    assert page.evaluate("unclip.map.layout()") == "pca2"
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    page.click("text=English") if page.locator("text=English").count() else page.click("[data-lang=en]")
+    page.wait_for_function("document.querySelector('.map-card h3').textContent.includes('guitar')")
+
+
+def test_bad_points_are_explained(opened):
+    page = opened("&point=p:999999999")
+    assert "no such point" in message(page)
+    other = opened("&path=p:1|s:gone")
+    other.wait_for_selector(".station >> nth=1")
+    other.click("#map-walk button.go")
+    assert "no longer on the shelf" in message(other)
+
+
+def test_a_visitors_picture_finds_its_place(opened, tmp_path):
+    Image.new("RGB", (80, 60), "tomato").save(tmp_path / "mine.png")
+    page = opened()
+    page.click("#map-side .fold button")
+    page.set_input_files("#map-side input[type=file]", tmp_path / "mine.png")
+    page.wait_for_selector(".map-card[data-point^='s:'] .near button")
+    page.wait_for_function("unclip.map.session.own.length === 1")
+    assert page.locator("#shelf .thumb").count() == 1
