@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unclip_core import layers
+from unclip_core import cpu, layers
 from unclip_core.cpu import Conv2d, GroupNorm, Linear, pack_weights
 from unclip_core.layers import TransformerBlock, attend, timestep_embedding
 
@@ -39,6 +39,19 @@ def test_group_norm_matches_pytorch_with_gradients(silu, conditioned):
     expected = torch.autograd.grad(theirs, leaves, weights, retain_graph=True)
     for a, b in zip(torch.autograd.grad(ours, leaves, weights, retain_graph=True), expected):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("silu", [True, False])
+def test_group_norm_in_blocks_is_the_same(monkeypatch, silu):
+    norm, x = GroupNorm(4, 12).double(), 1 + channels_last(2, 12, 7, 5)
+    scale, shift = torch.randn(2, 2, 12, dtype=torch.float64)
+    whole = norm(x, scale, shift, silu=silu)
+    monkeypatch.setattr(cpu, "LARGE", 1)
+    monkeypatch.setattr(cpu, "BLOCK", 40)
+    with torch.no_grad():
+        blocks = norm(x, scale, shift, silu=silu)
+    torch.testing.assert_close(blocks, whole)
+    assert blocks.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_group_norm_falls_back_where_the_layout_is_not_channels_last():

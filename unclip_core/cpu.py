@@ -14,6 +14,8 @@ _ONEDNN = torch.ops.mkldnn
 _NAMES = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
 _ABLE = torch.backends.mkldnn.is_available() and all(hasattr(_ONEDNN, name) for name in _NAMES)
 
+LARGE, BLOCK = 1 << 22, 1 << 17  # feature maps of more numbers than LARGE are normalised BLOCK by BLOCK
+
 
 class _Packing(nn.Module):
     """A layer that can keep its frozen weight in the layout the CPU's kernel wants (see `pack_weights`).
@@ -85,9 +87,9 @@ class Conv2d(_Packing, nn.Conv2d):
 
 
 def pack_weights(module: nn.Module) -> nn.Module:
-    """Let every layer in a frozen module pack its weight at its first use without gradients. Results stay the same to rounding.
+    """Let every layer in a frozen module pack its weight at its first use without gradients.
 
-    A module whose weights change in place (training, averages of weights) must not be given.
+    Results stay the same to rounding. A module whose weights change in place (training, averages of weights) must not be given.
     """
     for part in module.modules():
         if isinstance(part, _Packing):
@@ -114,11 +116,43 @@ class GroupNorm(nn.GroupNorm):
             if scale is not None:
                 gain = gain * (1 + scale)  # [B, C]
                 offset = offset * (1 + scale) + shift
+            if x.numel() > LARGE and not torch.is_grad_enabled():
+                return _norm_in_blocks(x, gain, offset, self.num_groups, self.eps, silu)
             return _ChannelsLastNorm.apply(x, gain, offset, self.num_groups, self.eps, silu)
         x = F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         if scale is not None:
             x = torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, 1 + scale.to(x.dtype)[:, :, None, None])
         return F.silu(x) if silu else x
+
+
+def _norm_in_blocks(x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+    """`_ChannelsLastNorm`'s forward for large maps, block by block, so that all but x and y stays in the cache."""
+    b, c, height, _ = x.shape
+    wide, rows = _wide(x), max(1, BLOCK // c)
+    tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # [B, N, C]
+    y = torch.empty_like(tokens)
+    sums, squares = (torch.zeros(b, c, dtype=wide) for _ in range(2))
+    for i in range(b):
+        for block in tokens[i].split(rows):
+            block = block.to(wide)
+            sums[i] += block.sum(0)
+            squares[i] += (block * block).sum(0)
+    mean, rstd = _moments(sums, squares, tokens.shape[1], groups, eps)
+    factor = rstd * gain.to(wide)
+    constant = offset.to(wide) - mean * factor  # [B, C]
+    for i in range(b):
+        for block, out in zip(tokens[i].split(rows), y[i].split(rows)):
+            block = torch.addcmul(constant[i], block.to(wide), factor[i])
+            out.copy_(F.silu(block, inplace=True) if silu else block)
+    return y.unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+
+
+def _moments(sums: Tensor, squares: Tensor, pixels: int, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Sums over the pixels [B, C] -> each channel's group's mean and 1 / std, [B, C]."""
+    share = sums.shape[1] // groups
+    mean, squares = (part.view(len(sums), groups, share).sum(-1) / (pixels * share) for part in (sums, squares))
+    rstd = torch.rsqrt((squares - mean * mean).clamp_(min=0) + eps)  # [B, G]
+    return mean.repeat_interleave(share, dim=1), rstd.repeat_interleave(share, dim=1)
 
 
 class _ChannelsLastNorm(torch.autograd.Function):
@@ -133,12 +167,7 @@ class _ChannelsLastNorm(torch.autograd.Function):
         wide = _wide(x)
         tokens = x.permute(0, 2, 3, 1).flatten(1, 2).to(wide)  # [B, N, C]
         gain = gain.to(wide).expand(b, c)
-        count = tokens.shape[1] * (c // groups)
-        total = tokens.sum(1).view(b, groups, -1).sum(-1)  # [B, G]
-        squares = (tokens * tokens).sum(1).view(b, groups, -1).sum(-1)
-        mean = total / count
-        rstd = torch.rsqrt((squares / count - mean * mean).clamp_(min=0) + eps)
-        mean, rstd = (part.repeat_interleave(c // groups, dim=1) for part in (mean, rstd))  # [B, C]
+        mean, rstd = _moments(tokens.sum(1), (tokens * tokens).sum(1), tokens.shape[1], groups, eps)
         factor = rstd * gain
         constant = offset.to(wide) - mean * factor
         y = torch.addcmul(constant[:, None], tokens, factor[:, None])
