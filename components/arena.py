@@ -181,10 +181,9 @@ def _system(engine: Engine, desk: Desk, side: str) -> list[gr.components.Compone
             label=text(f"arena.side_{side}"),
         )
         with gr.Row():
+            # Text, not numbers: an empty one says "the pack's default".
             numbers = [
-                gr.Number(
-                    value=None, placeholder=text("arena.default"), label=text(f"arena.{name}"), minimum=0, maximum=20
-                )
+                gr.Textbox(placeholder=text("arena.default"), label=text(f"arena.{name}"), max_lines=1, max_length=8)
                 for name in ("prior_guidance", "decoder_guidance")
             ]
         packs = desk.packs()
@@ -194,10 +193,19 @@ def _system(engine: Engine, desk: Desk, side: str) -> list[gr.components.Compone
 
 def asked(values: tuple[Any, ...]) -> System:
     """A system from its widgets' values; an empty guidance is the pack's default."""
-    prior, prior_guidance, decoder_guidance, pack = values
+    prior, *guidance, pack = values
     if not isinstance(prior, str) or not isinstance(pack, str):
         raise RequestError("Choose both systems from the lists.", "arena_system")
-    return System(prior, prior_guidance, decoder_guidance, pack)
+    return System(prior, *(_number(value) for value in guidance), pack)
+
+
+def _number(value: Any) -> float | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        return float(str(value)[:40].replace(",", "."))
+    except ValueError:
+        raise RequestError("A guidance is a number, or empty for the pack's default.", "arena_guidance") from None
 
 
 def status(desk: Desk, request: gr.Request) -> dict[str, Any]:
@@ -230,7 +238,7 @@ def qr_code(address: str) -> str:
     import segno
 
     buffer = io.BytesIO()
-    segno.make(address, error="m").save(buffer, kind="svg", scale=4, border=2, xmldecl=False, svgns=True, nl=False)
+    segno.make(address, error="m").save(buffer, kind="svg", border=2, xmldecl=False, nl=False, omitsize=True)
     return buffer.getvalue().decode()
 
 
