@@ -89,7 +89,7 @@ class Conv2d(_Packing, nn.Conv2d):
 def pack_weights(module: nn.Module) -> nn.Module:
     """Let every layer in a frozen module pack its weight at its first use without gradients.
 
-    Results stay the same to rounding. A module whose weights change in place (training, averages of weights) must not be given.
+    Results stay the same to rounding. Not for modules whose weights change in place (training, averages of weights).
     """
     for part in module.modules():
         if isinstance(part, _Packing):
