@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image
 
-from components.controls import PLUMBING, RUN, Radio, endpoint, guarded, picture_input, run_and_stop, seed_input
+from components.controls import PLUMBING, Radio, endpoint, guarded, picture_input, run_and_stop, seed_input
 from components.engine import Engine, Made
 from components.i18n import lang_of, t, text
 from components.live import size_radio, wire_run
@@ -170,8 +170,8 @@ def limits_tab(engine: Engine, shelf: Shelf) -> None:
 
     gr.on([tab.select, fields["kind"].change], show, fields["kind"], [result, bars], **PLUMBING)
     at_hand.change(guarded(lambda path: provenance(path) if path else None), at_hand, origin, **PLUMBING)
-    running = go.click(run, [shelf.items, *fields.values()], [result, shelf.items], **RUN)
-    wire_run(shelf, "limits", (go, stop), [result], [running])
+    takes = {"fn": run, "inputs": [shelf.items, *fields.values()], "outputs": [result, shelf.items]}
+    wire_run(shelf, "limits", stop, [result], takes, on=[go.click])
 
 
 def _options(engine: Engine) -> dict[str, gr.components.Component]:

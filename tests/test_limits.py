@@ -1,4 +1,4 @@
-"""The Limits lab: its captions are what they claim, its judges judge, and a picture's origin is read and shown safely."""
+"""The Limits lab: its captions are what they claim, its judges judge, and a picture's origin is read safely."""
 
 import json
 from random import Random
