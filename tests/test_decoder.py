@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tiny_stages
+from tiny import tiny_stages
 
 from unclip_core.clip import TextFeatures
 from unclip_core.decoder import Decoder, DecoderConfig

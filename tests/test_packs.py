@@ -8,7 +8,7 @@ import time
 import pytest
 import safetensors.torch
 import torch
-from conftest import tiny_configs, tiny_stages, write_tiny_pack
+from tiny import tiny_configs, tiny_stages, write_tiny_pack
 
 from unclip_core.configs import config_from_dict, config_to_dict
 from unclip_core.errors import PackError
