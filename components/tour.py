@@ -34,16 +34,16 @@ def tour_page(demo: gr.Blocks, engine: Engine, talk: bool = False) -> None:
             elem_id="tour-checks",
             visible=talk,
         )
+
+        @guarded
+        def check() -> Iterator[list[dict[str, Any]]]:
+            found: list[dict[str, Any]] = []
+            for one in preflight.checks(engine, lang_of()):
+                found = [*found, one]
+                yield found
+
+        view.check(check, None, checked, **RUN)
         translate_on_switch(demo, bar)
-
-    @guarded
-    def check() -> Iterator[list[dict[str, Any]]]:
-        found: list[dict[str, Any]] = []
-        for one in preflight.checks(engine, lang_of()):
-            found = [*found, one]
-            yield found
-
-    view.check(check, None, checked, **RUN)
 
 
 def story(engine: Engine, talk: bool) -> dict[str, Any]:
