@@ -45,7 +45,10 @@ def enter(visit, match) -> Iterator[Callable]:
 
 
 def cast(match) -> int:
-    with closing(sqlite3.connect(match.folder.parent / "votes.sqlite3")) as connection:
+    path = match.folder.parent / "votes.sqlite3"
+    if not path.exists():  # nobody has opened the arena yet
+        return 0
+    with closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT COUNT(*) FROM votes").fetchone()[0]
 
 
@@ -112,9 +115,7 @@ def sender(address: str) -> Callable:
 
     def send(event: str, data: object) -> tuple[int, dict | None]:
         body = json.dumps({"data": [], "event_data": data, "fn_index": numbers[event], "session_hash": "x"}).encode()
-        request = urllib.request.Request(
-            address + "gradio_api/run/predict", body, {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(address + "gradio_api/run/predict", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, json.load(answer)["data"][0]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from browsing import PHONE, message
-from conftest import start
 from PIL import Image, ImageDraw
+from serving import start
 
 from components.map_build import COLUMNS, SIDE, lay_out, names_of, write_map
 from components.map_data import fingerprint, unit
