@@ -51,7 +51,7 @@ class PictureNoise:
 
 
 def _mixed(seed: int, index: int, stage: str) -> int:
-    """A 63-bit hash: neighbouring seeds and pictures must not share streams (seed 1's picture 2, seed 2's picture 1)."""
+    """A 63-bit hash: neighbours must not share streams (seed 1's picture 2 and seed 2's picture 1)."""
     digest = hashlib.blake2b(f"{seed}/{index}/{stage}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
