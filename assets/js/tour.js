@@ -72,6 +72,7 @@ unclip.tour = (element, props, watch, trigger) => {
     go(to);
   });
   unclip.onLanguage(draw)();
+  document.body.dataset.ready = "yes";
   if (talk) trigger("check");
 };
 
