@@ -72,7 +72,7 @@ def test_low_memory_draws_the_same_and_lets_go(folder, model):
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux to look at its own memory")
 def test_weights_stay_in_the_mapped_file(model):
     """What needs no joining and no other dtype is not copied: it lies in the file's own mapping."""
-    address = model.stages["decoder"].unet.time.linear_1.weight.data_ptr()
+    address = model.stages["decoder"].unet.norm_out.weight.data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
         low, high = (int(part, 16) for part in line.split()[0].split("-"))
         if low <= address < high:
