@@ -89,9 +89,10 @@ def make(engine: Engine) -> None:
     """Draw every example anew and write what the page shows of it."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
+    prior = "diffusion" if engine.has("prior") else "ar" if engine.has("prior_ar") else "text"
     for lang, prompts in PROMPTS.items():
         for number, prompt in enumerate(prompts):
-            request = engine.request(prompt=prompt, size=engine.sizes()[-1])
+            request = engine.request(prompt=prompt, size=engine.sizes()[-1], prior=prior)
             progress = Progress(engine, request)
             for step in engine.generate(request, preview_every=PREVIEW_EVERY):
                 progress.take(step)

@@ -68,10 +68,14 @@ unclip.keepTheme = () => {
 unclip.header = (element, trigger) => {
   unclip.keepTheme();
   const names = { en: ["English", "EN"], ko: ["한국어", "한"] };
+  const pages = [["", "app.labs"], ["tour", "tour.title"], ["arena", "arena.link"]];
+  const here = (/\/(tour|arena)\/?$/.exec(window.location.pathname) || ["", ""])[1];
   const draw = () => {
     const t = unclip.t, narrow = window.innerWidth < 720;
     element.innerHTML = `
       <div class="brand"><span class="mark" aria-hidden="true"></span><div><h1>${t("app.title")}</h1><p>${t("app.tagline")}</p></div></div>
+      <nav class="pages">${pages.filter(([path]) => path !== here).map(([path, key]) =>
+        `<a class="tool" href="./${path}?lang=${unclip.lang}">${t(key)}</a>`).join("")}</nav>
       <nav class="tools"><span class="preflight" role="status"></span>
         <button class="tool" data-do="link" title="${t("app.link")}">${unclip.icons.link}<span>${t("app.link")}</span></button>
         <button class="tool" data-do="theme" title="${t("app.theme")}" aria-label="${t("app.theme")}">${unclip.icons.theme}</button>
