@@ -167,7 +167,15 @@ def _carried(source: tuple[Image.Image, str | None] | None) -> dict[str, Any] | 
     return {"id": source[1], "picture": base64.b64encode(buffer.getvalue()).decode()}
 
 
+def summary(lab: str, fields: dict[str, Any]) -> str:
+    """A request in a few words: its caption, else the lab and its first settings ("variations eta 0.5 seed 3")."""
+    if fields.get("prompt"):
+        return str(fields["prompt"])
+    told = [f"{name} {value}" for name, value in fields.items() if value not in ("", None) and name != "size"]
+    return " ".join([lab, *told[:3]])
+
+
 def _slug(lab: str, fields: dict[str, Any]) -> str:
     """A readable file name from a request: "a-red-apple-seed-0"."""
-    words = re.sub(r"[^\w]+", "-", str(fields.get("prompt") or lab).lower()).strip("-")[:48] or "picture"
-    return f"{words}-seed-{fields.get('seed', 0)}"
+    words = re.sub(r"[^\w.]+", "-", summary(lab, fields).lower()).strip("-.")[:60] or "picture"
+    return f"{words}-seed-{fields.get('seed', 0)}" if fields.get("prompt") else words

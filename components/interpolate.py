@@ -12,7 +12,6 @@ from PIL import Image
 
 from components.controls import (
     PLUMBING,
-    RUN,
     Radio,
     Slider,
     courier,
@@ -26,7 +25,7 @@ from components.controls import (
 from components.engine import Engine
 from components.film import mp4_available, write_gif, write_mp4
 from components.i18n import text
-from components.live import Job, decode_jobs, decoded, of_path, size_radio, wire_run
+from components.live import Job, decode_jobs, decoded, of_path, shelved, size_radio, wire_run
 from components.presets import presets
 from components.shelf import Shelf
 from components.subject import Subject, subject_inputs, take_apart, taken_apart
@@ -150,20 +149,23 @@ def interpolate_tab(engine: Engine, shelf: Shelf) -> None:
 
     with shelf.tab("interpolate"):
         gr.Markdown(text("interpolate.question"), elem_classes="question")
+        try_one = presets(TRIES)
         with gr.Row(elem_classes="lab"):
             with gr.Column(scale=2, min_width=300, elem_classes="sheet"):
+                kept = gr.State(())
                 inputs = subject_inputs(PLACES, below=below)
                 fields = {"example": inputs.example, **{f"caption_{'abcd'[i]}": box for i, box in enumerate(captions)}}
-                fields |= _options(engine)
+                way = _way()
                 go, stop = run_and_stop("interpolate.run")
+                fields |= way | _options(engine)
             with gr.Column(scale=5, min_width=300, elem_classes="results"):
-                tried = presets(TRIES, fields, inputs)
                 film = player(note="interpolate.empty", elem_id="film")
                 files = _take_away(engine)
         outputs = [gr.File(file_count="multiple", label="pictures", render=False)]
         endpoint(_api(engine), "interpolate", outputs, ("picture_a", "picture_b", "picture_c", "picture_d"))
+    tried = try_one(fields, inputs)
     shelf.connect("interpolate", fields, receives=inputs.inbox, sources=inputs.pictures)
-    kept, names = gr.State(()), list(fields)
+    names = list(fields)
 
     @guarded
     def run(request: gr.Request, items: list, known: tuple[Subject, ...], *shown: Any) -> Iterator[tuple]:
@@ -181,39 +183,46 @@ def interpolate_tab(engine: Engine, shelf: Shelf) -> None:
         grid.more["ends"] = [end.name for end in ends]
         yield grid.value(), gr.skip(), tuple(end.subject for end in ends if end.subject is not None), []
         made: list[str] = []
-        for one in decode_jobs(engine, "interpolate", jobs, grid):
-            made += [one.path] if one else []
-            items = shelf.add(items, [one]) if one else items
-            yield grid.value(), items if one else gr.skip(), gr.skip(), gr.skip()
+        for finished in decode_jobs(engine, "interpolate", jobs, grid):
+            made += [one.path for _, _, one in finished]
+            items = shelved(shelf, items, finished)
+            yield grid.value(), items if finished else gr.skip(), gr.skip(), gr.skip()
         yield grid.value("done"), gr.skip(), gr.skip(), made
 
     takes = {
         "fn": run,
         "inputs": [shelf.items, kept, *inputs.pictures, *fields.values()],
         "outputs": [film, shelf.items, kept, files],
-        **RUN,
     }
-    running = [gr.on([go.click, *(box.submit for box in captions)], **takes), tried.then(**takes)]
-    wire_run(shelf, "interpolate", (go, stop), [film], running)
+    entered = [go.click, *(box.submit for box in captions)]
+    wire_run(shelf, "interpolate", stop, [film], takes, on=entered, after=[tried])
+
+
+def _way() -> dict[str, gr.components.Component]:
+    """The fields that say which way the frames go."""
+
+    def radio(field: str) -> Radio:
+        choices = [(text(f"interpolate.{one}"), one) for one in CHOICES[field]]
+        return Radio(choices, value=CHOICES[field][0], label=text(f"interpolate.{field}"))
+
+    path = radio("path")
+    frames = Slider(FRAMES.low, FRAMES.high, value=8, step=1, label=text("interpolate.frames"))
+    return {"path": path, "frames": frames, "noise": radio("noise")}
 
 
 def _options(engine: Engine) -> dict[str, gr.components.Component]:
-    """The fields besides the ends."""
-    path = Radio(
-        [(text(f"interpolate.{one}"), one) for one in CHOICES["path"]], value="line", label=text("interpolate.path")
-    )
-    frames = Slider(FRAMES.low, FRAMES.high, value=8, step=1, label=text("interpolate.frames"))
-    noise = Radio(
-        [(text(f"interpolate.{one}"), one) for one in CHOICES["noise"]], value="own", label=text("interpolate.noise")
-    )
-    seed, _ = seed_input()
+    """The fields under "Advanced"."""
     with gr.Accordion(text("shared.advanced"), open=False, elem_classes="fold"):
-        side = Slider(SIDE.low, SIDE.high, value=4, step=1, label=text("interpolate.side"))
-        steps = Slider(4, 60, value=STEPS, step=1, label=text("interpolate.steps"), info=text("interpolate.steps_info"))
-        guidance = guidance_slider(engine, "decoder", "interpolate.guidance")
-        size = size_radio(engine)
-    options = (path, frames, noise, seed, side, steps, guidance, size)
-    return dict(zip(("path", "frames", "noise", "seed", "side", "steps", "guidance", "size"), options, strict=True))
+        seed, _ = seed_input()
+        return {
+            "seed": seed,
+            "side": Slider(SIDE.low, SIDE.high, value=4, step=1, label=text("interpolate.side")),
+            "steps": Slider(
+                4, 60, value=STEPS, step=1, label=text("interpolate.steps"), info=text("interpolate.steps_info")
+            ),
+            "guidance": guidance_slider(engine, "decoder", "interpolate.guidance"),
+            "size": size_radio(engine),
+        }
 
 
 def _take_away(engine: Engine) -> gr.State:

@@ -20,9 +20,9 @@ from components.i18n import text
 from components.shelf import Shelf
 from components.subject import Subject, SubjectInputs, Taken, take_apart
 from components.visuals import Board, Label, board, say
+from unclip_core.drawing import TOGETHER
 from unclip_core.latents import Latent, concatenate
 from unclip_core.pictures import to_pictures
-from unclip_core.pipeline import TOGETHER
 
 COARSE = 3  # a dragged slider gets a picture of so many times fewer steps
 PREVIEWS = 3  # shown of one picture on its way
@@ -47,27 +47,30 @@ class Job:
 Edit = Callable[[Subject, Mapping[str, Any]], Job | None]
 
 
-def decode_jobs(engine: Engine, lab: str, jobs: Sequence[tuple[int, int, Job]], grid: Board) -> Iterator[Made | None]:
-    """Decode each (row, column, job) into the board; yields None after a preview, and each picture once it is saved.
+def decode_jobs(
+    engine: Engine, lab: str, jobs: Sequence[tuple[int, int, Job]], grid: Board
+) -> Iterator[list[tuple[int, int, Made]]]:
+    """Decode each (row, column, job) into the board; yields [] after previews, (row, column, picture)s once saved.
 
     Neighbours that differ in their latents and seeds alone are decoded together, which a CPU does in half the time.
     """
     for group in _together(jobs):
         first = group[0][2]
-        steps = first.options.get("steps") or engine.default(
-            "invert" if first.latent.x_T is not None else "decoder", "steps"
-        )
+        drawn = "invert" if first.latent.x_T is not None else "decoder"
+        steps = first.options.get("steps") or engine.default(drawn, "steps")
         options = {**first.options, "seed": [job.options.get("seed", 0) for _, _, job in group]}
         latent = concatenate([job.latent for _, _, job in group])
         for step in engine.model.decode_steps(latent, **options, preview_every=max(1, -(-steps // PREVIEWS))):
             for picture, (row, column, job) in zip(step.pictures, group):
                 grid.put(row, column, picture, job.name, note=job.note, share=step.index / step.total)
             if step.pictures:
-                yield None
+                yield []
+        finished = []
         for picture, (row, column, job) in zip(step.pictures, group):
             made = engine.save([picture], lab, job.request, z_i=job.latent.z_i, sources=job.sources)[0]
             grid.put(row, column, made, job.name, note=job.note)
-            yield made
+            finished.append((row, column, made))
+        yield finished
 
 
 def _together(jobs: Sequence[tuple[int, int, Job]]) -> Iterator[list[tuple[int, int, Job]]]:
@@ -85,7 +88,8 @@ def _together(jobs: Sequence[tuple[int, int, Job]]) -> Iterator[list[tuple[int, 
 def decoded(engine: Engine, lab: str, jobs: Sequence[Job]) -> list[Made]:
     """`decode_jobs` to its end, with nothing to look at: for the API."""
     grid = Board(engine, [""] * len(jobs))
-    return [made for made in decode_jobs(engine, lab, [(i, 0, job) for i, job in enumerate(jobs)], grid) if made]
+    placed = [(i, 0, job) for i, job in enumerate(jobs)]
+    return [made for finished in decode_jobs(engine, lab, placed, grid) for _, _, made in finished]
 
 
 class Live:
@@ -156,9 +160,9 @@ class Live:
     ) -> Iterator[tuple[Any, Any, Any]]:
         """A run of the lab: values for its board, the shelf and `kept`, as the pictures come; `note` stands below."""
         yield grid.value(), gr.skip(), tuple(subjects)
-        for made in decode_jobs(self.engine, self.lab, jobs, grid):
-            items = self.shelf.add(items, [made]) if made else items
-            yield grid.value(), items if made else gr.skip(), gr.skip()
+        for finished in decode_jobs(self.engine, self.lab, jobs, grid):
+            items = shelved(self.shelf, items, finished)
+            yield grid.value(), items if finished else gr.skip(), gr.skip()
         grid.note = note
         yield grid.value("done"), gr.skip(), gr.skip()
 
@@ -179,9 +183,9 @@ class Live:
                 yield grid.value(), gr.skip(), gr.skip(), gr.skip()
             subjects.append(taken.subject)
         yield grid.value(), tuple(subjects), gr.skip(), gr.skip()
-        for made in decode_jobs(self.engine, self.lab, self._jobs(subjects, values), grid):
-            items = self.shelf.add(items, [made]) if made else items
-            yield grid.value(), gr.skip(), gr.skip(), items if made else gr.skip()
+        for finished in decode_jobs(self.engine, self.lab, self._jobs(subjects, values), grid):
+            items = shelved(self.shelf, items, finished)
+            yield grid.value(), gr.skip(), gr.skip(), items if finished else gr.skip()
         yield grid.value("done"), gr.skip(), inputs, gr.skip()
 
     def _drag(self, request: gr.Request, kept: tuple[Subject, ...], settled: Any, *inputs: Any) -> Any:
@@ -228,17 +232,35 @@ class Live:
             grid.put(row, column, taken.preview, name, share=taken.share)
 
 
+def shelved(shelf: Shelf, items: list, finished: Sequence[tuple[int, int, Made]]) -> list:
+    """The shelf's items with what `decode_jobs` finished, the last in front."""
+    return shelf.add(items, [made for _, _, made in reversed(finished)]) if finished else items
+
+
 def wire_run(
-    shelf: Shelf, lab: str, buttons: tuple[gr.Button, gr.Button], views: Sequence[gr.HTML], running: Sequence[Any]
+    shelf: Shelf,
+    lab: str,
+    stop: gr.Button,
+    views: Sequence[gr.HTML],
+    takes: Mapping[str, Any],
+    *,
+    on: Sequence[Any],
+    after: Sequence[Any] = (),
+    others: Sequence[Any] = (),
 ) -> None:
-    """What every run of a lab shares: Stop ends the events `running`, the boards `views` say how it stands (the first
-    is what a run fills), and the page's address follows."""
-    go, stop = buttons
-    go.click(None, views[0], views[0], js="(value) => unclip.start(value)", **PLUMBING)
+    """A lab's run: the handler and its inputs and outputs are `takes`, the first of `views` is what it fills.
+
+    It starts `on` some listeners and `after` some events, the page saying so at once; Stop ends it and the events
+    `others`; at the end the page's address is that of the lab's state.
+    """
+    board, start = views[0], {"js": "(value) => unclip.start(value)", **PLUMBING}
+    begun = [gr.on(list(on), None, board, board, **start)]
+    begun += [event.then(None, board, board, **start) for event in after]
+    running = [event.then(**takes, **RUN) for event in begun]
     halt = "(...values) => values.length > 1 ? values.map(unclip.halt) : unclip.halt(values[0])"
-    stop.click(None, list(views), list(views), js=halt, cancels=list(running), **PLUMBING)
+    stop.click(None, list(views), list(views), js=halt, cancels=[*running, *others], **PLUMBING)
     for event in running:
-        event.failure(None, views[0], views[0], js="(value) => unclip.halt(value)", **PLUMBING)
+        event.failure(None, board, board, js="(value) => unclip.halt(value)", **PLUMBING)
         shelf.address(event, lab)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from components.controls import PLUMBING, RUN, Slider, endpoint, guarded, run_and_stop
+from components.controls import PLUMBING, Slider, endpoint, guarded, run_and_stop
 from components.engine import Engine
 from components.i18n import text
 from components.live import Job, Live, decoded, size_radio, wire_run
@@ -77,7 +78,7 @@ def pca_tab(engine: Engine, shelf: Shelf) -> None:
             with gr.Column(scale=5, min_width=300, elem_classes="results"):
                 live = Live(engine, shelf, "pca", inputs, lambda subject, values: truncated(engine, subject, values))
                 plot = chart(value=explained(engine, middle), elem_id="pca-chart")
-                result = board()
+                result = board(note="pca.result")
         outputs = [gr.File(file_count="multiple", label="pictures", render=False)]
         endpoint(_api(engine), "pca", outputs, ("picture",))
     fields = {"example": inputs.example, "k": k, "size": size}
@@ -96,12 +97,17 @@ def pca_tab(engine: Engine, shelf: Shelf) -> None:
         jobs = []
         for row, subject in enumerate(subjects):
             grid.put(row, 0, subject.picture, say("subject.picture"))
-            made = (truncated(engine, subject, {"k": one, "size": size_value}) for one in steps)
-            jobs += [(row, column, job) for column, job in enumerate(made, 1)]
+            for column, one in enumerate(steps, 1):
+                job = truncated(engine, subject, {"k": one, "size": size_value})
+                jobs.append((row, column, replace(job, note=say("pca.short", share=job.note["values"]["share"]))))
         yield from live.fill(items, grid, jobs, subjects, say("pca.reading", width=width))
 
-    running = go.click(run, [shelf.items, live.kept, size, *inputs.pictures], [result, shelf.items, live.kept], **RUN)
-    wire_run(shelf, "pca", (go, stop), [result, live.view], [running, *moving])
+    takes = {
+        "fn": run,
+        "inputs": [shelf.items, live.kept, size, *inputs.pictures],
+        "outputs": [result, shelf.items, live.kept],
+    }
+    wire_run(shelf, "pca", stop, [result, live.view], takes, on=[go.click], others=moving)
 
 
 def _api(engine: Engine) -> Callable[..., list[str]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 import torch.nn.functional as F
 
-from components.controls import RUN, Slider, endpoint, guarded, guidance_slider, run_and_stop, seed_input, steps_slider
+from components.controls import Slider, endpoint, guarded, guidance_slider, run_and_stop, seed_input, steps_slider
 from components.engine import Engine, Made
 from components.i18n import text
 from components.live import PREVIEWS, size_radio, wire_run
@@ -99,18 +99,19 @@ def priors_tab(engine: Engine, shelf: Shelf) -> None:
     """Build the lab and wire its events."""
     with shelf.tab("priors"):
         gr.Markdown(text("priors.question"), elem_classes="question")
+        try_one = presets(TRIES)
         with gr.Row(elem_classes="lab"):
             with gr.Column(scale=2, min_width=300, elem_classes="sheet"):
                 fields = _options(engine)
                 go, stop = run_and_stop("priors.run")
             with gr.Column(scale=5, min_width=300, elem_classes="results"):
-                tried = presets(TRIES, fields)
                 result = board(note="priors.empty", elem_classes="priors")
         outputs = [
             gr.File(file_count="multiple", label="pictures", render=False),
             gr.JSON(label="report", render=False),
         ]
         endpoint(_api(engine), "priors", outputs)
+    tried = try_one(fields)
     shelf.connect("priors", fields)
     names = list(fields)
 
@@ -147,9 +148,8 @@ def priors_tab(engine: Engine, shelf: Shelf) -> None:
         grid.note = say("priors.reading")
         yield grid.value("done"), gr.skip()
 
-    takes = {"fn": run, "inputs": [shelf.items, *fields.values()], "outputs": [result, shelf.items], **RUN}
-    running = [gr.on([go.click, fields["prompt"].submit], **takes), tried.then(**takes)]
-    wire_run(shelf, "priors", (go, stop), [result], running)
+    takes = {"fn": run, "inputs": [shelf.items, *fields.values()], "outputs": [result, shelf.items]}
+    wire_run(shelf, "priors", stop, [result], takes, on=[go.click, fields["prompt"].submit], after=[tried])
 
 
 def _options(engine: Engine) -> dict[str, gr.components.Component]:

@@ -20,7 +20,7 @@ from typing import Any
 import gradio as gr
 
 from components.controls import PLUMBING, courier, guarded, parcel
-from components.engine import Engine, Made
+from components.engine import Engine, Made, summary
 from components.i18n import lang_of, t, text
 from unclip_core.errors import RequestError
 
@@ -225,7 +225,7 @@ def _item(made: Made) -> dict[str, Any]:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=82)
     thumb = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-    name = str(made.recipe.get("request", {}).get("prompt") or Path(made.path).stem)
+    name = summary(str(made.recipe.get("lab")), made.recipe.get("request") or {})
     return {"id": made.recipe["id"], "path": made.path, "recipe": made.recipe, "thumb": thumb, "name": name[:120]}
 
 

@@ -26,7 +26,7 @@ SIDE = 64
 MOST_PSNR = 99.0  # dB; equal pictures have no finite one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity, as gr.State asks
 class Subject:
     """A picture at 64 px, its Latent (on the CPU), and what decoding that gives back.
 
@@ -159,10 +159,12 @@ def subject_inputs(labels: Sequence[str], first: str = "", below: Callable[[int]
 def _wire(inputs: SubjectInputs, picks: gr.HTML) -> None:
     pictures, example, inbox = inputs
 
+    still = {picture: gr.skip() for picture in pictures}
+
     def place(path: str | None, now: Sequence[str | None]) -> dict[Any, Any]:
         """A picture into the first empty place, or the last where none is."""
         free = next((i for i, there in enumerate(now) if not there), len(now) - 1)
-        return {} if path is None else {pictures[free]: path}
+        return still if path is None else {**still, pictures[free]: path}
 
     @guarded
     def pick(event: gr.EventData, *now: str | None) -> dict[Any, Any]:
@@ -176,9 +178,9 @@ def _wire(inputs: SubjectInputs, picks: gr.HTML) -> None:
     @guarded
     def fill(names: str, *now: str | None) -> dict[Any, Any]:
         """Names from an address; a picture that stands there already is left alone."""
-        wanted = example_paths(names, len(now))
         there = [Path(path).stem if path else None for path in now]
-        return {pictures[i]: path for i, path in enumerate(wanted) if path and Path(path).stem != there[i]}
+        wanted = enumerate(example_paths(names, len(now)))
+        return {**still, **{pictures[i]: path for i, path in wanted if path and Path(path).stem != there[i]}}
 
     picks.pick(pick, pictures, pictures, queue=False, **PLUMBING)
     example.change(fill, [example, *pictures], pictures, queue=False, **PLUMBING)

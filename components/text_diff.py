@@ -9,10 +9,11 @@ import gradio as gr
 import torch
 from torch import Tensor
 
-from components.controls import PLUMBING, RUN, Slider, endpoint, guarded, run_and_stop
+from components.controls import PLUMBING, Slider, endpoint, guarded, run_and_stop
 from components.engine import Engine
 from components.i18n import text
 from components.live import Job, Live, decoded, size_radio, wire_run
+from components.presets import presets
 from components.shelf import Shelf
 from components.subject import Subject, subject_inputs, taken_apart
 from components.visuals import Board, board, chart, say, two_places
@@ -22,6 +23,17 @@ from unclip_core.request import Limit, checked, checked_number, checked_prompt
 
 STRIP = Limit("the pictures of the strip", 2, 12)
 MOST = 0.5  # the paper turns by 0.25 to 0.5
+TRIES = tuple(
+    {
+        "en": (f"{en[0]} → {en[1]}", {"example": picture, "caption_from": en[0], "caption_to": en[1], "theta": 0.3}),
+        "ko": (f"{ko[0]} → {ko[1]}", {"example": picture, "caption_from": ko[0], "caption_to": ko[1], "theta": 0.3}),
+    }
+    for picture, en, ko in (
+        ("red-apple", ("red apple", "green apple"), ("빨간 사과", "초록 사과")),
+        ("cat-face", ("cat face", "lion"), ("고양이 얼굴", "사자")),
+        ("smiling-face-with-sunglasses", ("smiling face", "crying face"), ("웃는 얼굴", "우는 얼굴")),
+    )
+)
 CURVE = 26  # points of the chart: embeddings alone, so they cost nothing
 
 
@@ -103,6 +115,7 @@ def text_diff_tab(engine: Engine, shelf: Shelf) -> None:
 
     with shelf.tab("text_diff") as tab:
         gr.Markdown(text("text_diff.question"), elem_classes="question")
+        try_one = presets(TRIES)
         with gr.Row(elem_classes="lab"):
             with gr.Column(scale=2, min_width=300, elem_classes="sheet"):
                 inputs = subject_inputs(["text_diff.source"])
@@ -116,25 +129,27 @@ def text_diff_tab(engine: Engine, shelf: Shelf) -> None:
                     count = Slider(STRIP.low, STRIP.high, value=6, step=1, label=text("text_diff.count"))
                     size = size_radio(engine)
             with gr.Column(scale=5, min_width=300, elem_classes="results"):
+                edited = {"caption_from": start, "caption_to": end, "theta": theta, "size": size}
                 live = Live(engine, shelf, "text_diff", inputs, edit)
                 plot = chart(elem_id="text-diff-chart")
-                result = board()
+                result = board(note="text_diff.result")
         outputs = [gr.File(file_count="multiple", label="pictures", render=False)]
         endpoint(_api(engine), "text_diff", outputs, ("picture",))
-    edited = {"caption_from": start, "caption_to": end, "theta": theta, "size": size}
     fields = {"example": inputs.example, **edited, "most": most, "count": count}
+    tried = try_one(edited, inputs)
     shelf.connect("text_diff", fields, receives=inputs.inbox, sources=inputs.pictures)
 
     @guarded
     def draw_curves(request: gr.Request, kept: tuple[Subject, ...], *values: Any) -> Any:
         chosen = dict(zip(("caption_from", "caption_to", "theta", "most"), values, strict=True))
-        if not kept or not str(chosen["caption_to"]).strip():
+        try:
+            captions = Captions(engine, chosen)
+        except RequestError:  # the edit says so already, or waits for a caption
             return None
-        return curves(
-            kept, Captions(engine, chosen), checked("theta", chosen["theta"]), checked("theta", chosen["most"])
-        )
+        theta, most = (checked("theta", chosen[name]) for name in ("theta", "most"))
+        return curves(kept, captions, theta, most) if kept else None
 
-    moving = live.wire(tab, edited, [theta])
+    moving = live.wire(tab, edited, [theta], after=[tried])
     gr.on(
         [live.kept.change, start.change, end.change, most.change],
         draw_curves,
@@ -159,13 +174,12 @@ def text_diff_tab(engine: Engine, shelf: Shelf) -> None:
         note = say("text_diff.reading", was=captions.names[0] or "∅", to=captions.names[1])
         yield from live.fill(items, grid, [(0, c, job) for c, job in enumerate(jobs)], [subject], note)
 
-    running = go.click(
-        run,
-        [shelf.items, live.kept, inputs.pictures[0], *edited.values(), most, count],
-        [result, shelf.items, live.kept],
-        **RUN,
-    )
-    wire_run(shelf, "text_diff", (go, stop), [result, live.view], [running, *moving])
+    takes = {
+        "fn": run,
+        "inputs": [shelf.items, live.kept, inputs.pictures[0], *edited.values(), most, count],
+        "outputs": [result, shelf.items, live.kept],
+    }
+    wire_run(shelf, "text_diff", stop, [result, live.view], takes, on=[go.click], others=moving)
 
 
 def _api(engine: Engine) -> Callable[..., list[str]]:

@@ -11,7 +11,7 @@ from components.attack import COLOURS, DRAWN, LONGEST_WORD, WORD_SIZE, Attack, c
 from components.controls import PLUMBING, RUN, Radio, Slider, endpoint, guarded, run_and_stop, seed_input
 from components.engine import Engine
 from components.i18n import text
-from components.live import decode_jobs, decoded, size_radio, wire_run
+from components.live import decode_jobs, decoded, shelved, size_radio, wire_run
 from components.presets import presets
 from components.shelf import Shelf
 from components.subject import shelf_id, subject_inputs
@@ -35,22 +35,24 @@ def typographic_tab(engine: Engine, shelf: Shelf) -> None:
     """Build the lab and wire its events."""
     with shelf.tab("typographic"):
         gr.Markdown(text("typographic.question"), elem_classes="question")
+        try_one = presets(TRIES)
         with gr.Row(elem_classes="lab"):
             with gr.Column(scale=2, min_width=300, elem_classes="sheet"):
                 inputs = subject_inputs(["typographic.source"])
-                fields = {"example": inputs.example, **_options(engine)}
+                fields = {"example": inputs.example, **_word()}
                 go, stop = run_and_stop("typographic.run")
+                fields |= _advanced(engine)
             with gr.Column(scale=5, min_width=300, elem_classes="results"):
-                tried = presets(TRIES, fields, inputs)
                 with gr.Row(elem_classes="pair top"):
                     poster = _poster()
                     bars = drawn("bars", "typographic.no_bars")
-                result = board()
+                result = board(note="typographic.result")
         outputs = [
             gr.File(file_count="multiple", label="pictures", render=False),
             gr.JSON(label="report", render=False),
         ]
         endpoint(_api(engine), "typographic", outputs, ("picture",))
+    tried = try_one(fields, inputs)
     shelf.connect("typographic", fields, receives=inputs.inbox, sources=inputs.pictures)
     names, picture = list(fields), inputs.pictures[0]
     shown = [picture, *fields.values()]
@@ -75,15 +77,14 @@ def typographic_tab(engine: Engine, shelf: Shelf) -> None:
             grid.put(row, 0, seen, say("typographic.seen"), note=f"{name} {percent}%", mark=True)
         yield grid.value(), attack.bars(chosen["word"]), gr.skip()
         jobs = attack.jobs(chosen, (attack.clean, shelf_id(engine, path)))
-        places, answers = iter(jobs), []
-        for made in decode_jobs(engine, "typographic", jobs, grid):
-            if made:
-                row, column, job = next(places)
+        answers = []
+        for finished in decode_jobs(engine, "typographic", jobs, grid):
+            for row, column, made in finished:
                 answer, share = attack.classifier.answer(made.picture)
                 answers.append((row, answer))
-                grid.put(row, column, made, job.name, note=f"{answer} {100 * share:.0f}%")
-                items = shelf.add(items, [made])
-            yield grid.value(), gr.skip(), items if made else gr.skip()
+                grid.rows[row]["cells"][column]["note"] = f"{answer} {100 * share:.0f}%"
+            items = shelved(shelf, items, finished)
+            yield grid.value(), gr.skip(), items if finished else gr.skip()
         grid.note = summary(attack, answers, chosen["n"])
         yield grid.value("done"), gr.skip(), gr.skip()
 
@@ -93,9 +94,8 @@ def typographic_tab(engine: Engine, shelf: Shelf) -> None:
     classes = fields["classes"]
     gr.on([*live, classes.submit, classes.blur], measure, shown, bars, trigger_mode="always_last", **RUN)
     poster.moved(_moved, None, [fields["x"], fields["y"]], queue=False, **PLUMBING)
-    takes = {"fn": run, "inputs": [shelf.items, *shown], "outputs": [result, bars, shelf.items], **RUN}
-    running = [go.click(**takes), tried.then(**takes)]
-    wire_run(shelf, "typographic", (go, stop), [result], running)
+    takes = {"fn": run, "inputs": [shelf.items, *shown], "outputs": [result, bars, shelf.items]}
+    wire_run(shelf, "typographic", stop, [result], takes, on=[go.click], after=[tried])
 
 
 def _moved(event: gr.EventData) -> tuple[float, float]:
@@ -119,27 +119,27 @@ def _poster() -> gr.HTML:
     )
 
 
-def _options(engine: Engine) -> dict[str, gr.components.Component]:
-    """The fields besides the picture."""
+def _word() -> dict[str, gr.components.Component]:
+    """The fields that say what is written, and what CLIP may answer."""
     word = gr.Textbox(value="cat", label=text("typographic.word"), max_length=LONGEST_WORD)
-    with gr.Row(elem_classes="pair"):
-        size = Slider(WORD_SIZE.low, WORD_SIZE.high, value=0.22, step=0.01, label=text("typographic.word_size"))
-        label = gr.Checkbox(value=True, label=text("typographic.label"))
+    size = Slider(WORD_SIZE.low, WORD_SIZE.high, value=0.22, step=0.01, label=text("typographic.word_size"))
     colours = [(text(f"typographic.{name}"), name) for name in COLOURS]
     colour = Radio(colours, value="ink", label=text("typographic.colour"), elem_classes="colours")
+    label = gr.Checkbox(value=True, label=text("typographic.label"))
     classes = gr.Textbox(
         value=CLASSES, label=text("typographic.classes"), info=text("typographic.classes_info"), lines=2
     )
+    return {"word": word, "word_size": size, "colour": colour, "label": label, "classes": classes}
+
+
+def _advanced(engine: Engine) -> dict[str, gr.components.Component]:
+    """The fields under "Advanced"."""
     with gr.Accordion(text("shared.advanced"), open=False, elem_classes="fold"):
         x = Slider(0, 1, value=0.5, step=0.005, label=text("typographic.x"))
         y = Slider(0, 1, value=0.62, step=0.005, label=text("typographic.y"))
         n = Slider(DRAWN.low, DRAWN.high, value=4, step=1, label=text("typographic.n"))
         seed, _ = seed_input()
-        picture_size = size_radio(engine)
-    return {
-        "word": word, "x": x, "y": y, "word_size": size, "colour": colour, "label": label, "classes": classes,
-        "n": n, "seed": seed, "size": picture_size,
-    }  # fmt: skip
+        return {"x": x, "y": y, "n": n, "seed": seed, "size": size_radio(engine)}
 
 
 def _api(engine: Engine) -> Callable[..., tuple[list[str], dict[str, Any]]]:

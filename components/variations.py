@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from components.controls import RUN, Slider, endpoint, guarded, run_and_stop, seed_input
+from components.controls import Slider, endpoint, guarded, run_and_stop, seed_input
 from components.engine import Engine
 from components.i18n import text
 from components.live import Job, Live, decoded, size_radio, wire_run
@@ -65,7 +65,7 @@ def variations_tab(engine: Engine, shelf: Shelf) -> None:
                     size = size_radio(engine)
             with gr.Column(scale=5, min_width=300, elem_classes="results"):
                 live = Live(engine, shelf, "variations", inputs, variation)
-                result = board(visible=True)
+                result = board(note="variations.result")
         endpoint(
             _api(engine), "variations", [gr.File(file_count="multiple", label="pictures", render=False)], ("picture",)
         )
@@ -85,13 +85,12 @@ def variations_tab(engine: Engine, shelf: Shelf) -> None:
         grid = Board(engine, [f"η {two_places(one)}" for one in etas], columns_said)
         yield from live.fill(items, grid, jobs, [subject], say("variations.reading"))
 
-    running = go.click(
-        run,
-        [shelf.items, live.kept, inputs.pictures[0], eta, seed, rows, columns, size],
-        [result, shelf.items, live.kept],
-        **RUN,
-    )
-    wire_run(shelf, "variations", (go, stop), [result, live.view], [running, *moving])
+    takes = {
+        "fn": run,
+        "inputs": [shelf.items, live.kept, inputs.pictures[0], eta, seed, rows, columns, size],
+        "outputs": [result, shelf.items, live.kept],
+    }
+    wire_run(shelf, "variations", stop, [result, live.view], takes, on=[go.click], others=moving)
 
 
 def _api(engine: Engine) -> Callable[..., list[str]]:

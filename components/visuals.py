@@ -92,14 +92,14 @@ def drawn(name: str, note: str = "", **options: Any) -> gr.HTML:
     )
 
 
-def chart(**options: Any) -> gr.HTML:
+def chart(value: Any = None, **options: Any) -> gr.HTML:
     """A line chart; None draws nothing, labels are by `say`.
 
     Value: {"title", "x": {"label", "low", "high"}, "y": {"low", "high"}, "at": x of a marker or None,
     "lines": [{"label", "tint": "violet" | "coral" | "ink", "points": [[x, y]]}]}.
     """
     return gr.HTML(
-        value=None,
+        value=value,
         html_template="<div></div>",
         js_on_load="unclip.chart(element, props, watch)",
         apply_default_css=False,

@@ -19,10 +19,6 @@ document.addEventListener("keyup", (event) => {
     event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
 });
 
-unclip.badge = ({ live, seconds, device, pack }) => `<p class="badge"><span class="dot ${live ? "live" : ""}"></span>${
-  [unclip.t(live ? "badge.live" : "badge.precomputed"), seconds == null ? "" : unclip.t("badge.seconds", { seconds: seconds.toFixed(1) }), device, pack]
-    .filter(Boolean).map(unclip.escape).join(" · ")}</p>`;
-
 // A cell of a board: picture, embedding, or a place that waits. `at` ("row,column") finds it again.
 unclip.cell = (cell, at, alt = "") => {
   const escape = unclip.escape, say = unclip.say;
@@ -66,17 +62,17 @@ unclip.board = (element, props, watch) => {
   };
   element.addEventListener("click", (event) => {
     const button = event.target.closest(".art");
-    if (button) unclip.enlarge(find(button.dataset.at));
+    if (button) unclip.closeUp(find(button.dataset.at));
   });
   watch("value", draw);
   unclip.onLanguage(draw)();
 };
 
 // One picture large, with its PNG.
-unclip.enlarge = (cell) => {
+unclip.closeUp = (cell) => {
   if (!cell || !(cell.file || cell.src)) return;
   const { t, escape, say } = unclip, dialog = document.createElement("dialog");
-  dialog.className = "enlarged";
+  dialog.className = "close-up";
   dialog.innerHTML = `<img src="${cell.file ? cell.file.url : cell.src}" alt="${escape(say(cell.name))}">
     <div><p><b>${escape(say(cell.name))}</b> ${escape(say(cell.note || ""))}</p>
     ${cell.file ? `<button class="tool" data-do="save">${unclip.icons.download}<span>PNG</span></button>` : ""}
@@ -87,7 +83,7 @@ unclip.enlarge = (cell) => {
     else if (what === "close" || event.target === dialog) dialog.close();
   });
   dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
+  document.querySelector(".gradio-container").append(dialog);
   dialog.showModal();
 };
 
@@ -121,12 +117,12 @@ unclip.presets = (element, props, trigger) => {
   unclip.onLanguage(draw)();
 };
 
-// Lines over one axis, with a marker where the lab's slider stands. Drawn in its own box of 100 x 46, so it scales.
+// Lines over one axis, with a marker where the lab's slider stands. Drawn at the width there is.
 unclip.chart = (element, props, watch) => {
   const { escape, say } = unclip;
-  const W = 420, H = 190, left = 38, right = 10, top = 12, bottom = 34;
+  const H = 210, left = 34, right = 14, top = 10, bottom = 34;
   const draw = () => {
-    const value = props.value;
+    const value = props.value, W = Math.max(280, Math.min(760, element.clientWidth - 34));
     if (!value) { element.innerHTML = ""; return; }
     const { x, y, lines } = value;
     const px = (v) => left + ((W - left - right) * (v - x.low)) / (x.high - x.low || 1);
@@ -151,5 +147,6 @@ unclip.chart = (element, props, watch) => {
       </svg><ul class="legend">${lines.map((line) => `<li class="${line.tint}">${escape(say(line.label))}${at == null ? "" : ` <b>${height(line).toFixed(2)}</b>`}</li>`).join("")}</ul></figure>`;
   };
   watch("value", draw);
+  new ResizeObserver(draw).observe(element);
   unclip.onLanguage(draw)();
 };

@@ -158,6 +158,11 @@ unclip.openFile = async (file, upload, trigger) => {
   } catch { unclip.toast(unclip.t("app.upload_failed")); }
 };
 
+// What a picture cost and where, said plainly.
+unclip.badge = ({ live, seconds, device, pack }) => `<p class="badge"><span class="dot ${live ? "live" : ""}"></span>${
+  [unclip.t(live ? "badge.live" : "badge.precomputed"), seconds == null ? "" : unclip.t("badge.seconds", { seconds: seconds.toFixed(1) }), device, pack]
+    .filter(Boolean).map(unclip.escape).join(" · ")}</p>`;
+
 const svg = (body) => `<svg viewBox="0 0 20 20" width="18" height="18" fill="none" stroke="currentColor" stroke-width="1.6" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">${body}</svg>`;
 unclip.icons = {
   link: svg('<path d="M8.5 11.5a3 3 0 0 0 4.3 0l2.6-2.6a3 3 0 0 0-4.3-4.3l-1 1"/><path d="M11.5 8.5a3 3 0 0 0-4.3 0l-2.6 2.6a3 3 0 0 0 4.3 4.3l1-1"/>'),

@@ -82,10 +82,6 @@ unclip.viewer = (element, props, watch) => {
       <img class="${picture.pixels ? "pixels" : ""}" src="${picture.file ? picture.file.url : picture.src}" alt="${escape(picture.name || "")}">
       ${picture.file ? `<button class="tool save" data-save="${i}" title="${t("shelf.download")}">${unclip.icons.download}<span>PNG</span></button>` : ""}
     </figure>`;
-  // What a picture cost and where, said plainly.
-  const badge = ({ live, seconds, device, pack }) => `<p class="badge"><span class="dot ${live ? "live" : ""}"></span>${
-    [t(live ? "badge.live" : "badge.precomputed"), seconds == null ? "" : t("badge.seconds", { seconds: seconds.toFixed(1) }), device, pack]
-      .filter(Boolean).map(escape).join(" · ")}</p>`;
   const draw = () => {
     const value = props.value || {};
     if (value.run !== shown) { shown = value.run; step = null; }
@@ -96,7 +92,7 @@ unclip.viewer = (element, props, watch) => {
       <div class="pictures">${pictures.map(tile).join("") || `<div class="waiting">${escape(value.note || t("viewer.waiting"))}</div>`}</div>
       ${frames.length > 1 ? `<div class="scrub"><input type="range" min="0" max="${frames.length}" value="${step ?? frames.length}" aria-label="${t("viewer.scrub")}">
         <output>${frame ? escape(t("viewer.frame", { stage: t("strip." + frame.stage), index: frame.index, total: frame.total })) : t("viewer.result")}</output></div>` : ""}
-      ${value.badge ? badge(value.badge) : ""}
+      ${value.badge ? unclip.badge(value.badge) : ""}
     </div>`;
     const range = element.querySelector("input[type=range]");
     if (range) range.oninput = () => {
