@@ -66,7 +66,8 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean squared error of the network's output at random noise levels.
 
-    network: (x [B, ...], t [B] int64) -> prediction like x. x0: [B, ...]. weighting: a key of WEIGHTINGS. Returns a float32 scalar.
+    network: (x [B, ...], t [B] int64) -> prediction like x. x0: [B, ...]. weighting: a key of
+    WEIGHTINGS. Returns a float32 scalar.
     """
     t = draw_times(len(x0), schedule.steps, generator, x0.device)  # [B]
     place = generator.device if generator is not None else x0.device

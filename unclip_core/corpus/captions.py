@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 from unclip_core.corpus.concepts import TONES, Concept
 from unclip_core.corpus.sources import HELD_OUT_STYLE, STYLES
 
+COMMON = Path(__file__).resolve().parent / "common.txt"  # labels of everyday concepts, one a line
 STYLE_NAMES = {s.style: (s.english, s.korean) for s in (*STYLES, HELD_OUT_STYLE)}
 COLOURS = {
     "red": ("빨간", (221, 46, 68)), "orange": ("주황", (244, 144, 12)), "yellow": ("노란", (253, 203, 88)),

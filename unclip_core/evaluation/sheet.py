@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from unclip_core import UnCLIP
-from unclip_core.training.data import COMMON
+from unclip_core.corpus.captions import COMMON
+from unclip_core.pipeline import UnCLIP
 
 COLUMNS, SIDE, LINE = 20, 64, 11
 

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unclip_core.corpus.captions import COMMON
 from unclip_core.corpus.shards import decode_picture, read_shards
-
-COMMON = Path(__file__).resolve().parent.parent / "corpus" / "common.txt"
 
 # How often each kind of picture is drawn, per picture, relative to a plain drawing of the core world.
 CLIP_WEIGHTS = {"single": 1.0, "placed": 0.25, "pair": 0.12, "shapes": 0.12, "card": 0.15, "labelled": 0.15}

@@ -337,7 +337,7 @@ class UpsamplerTask:
     @torch.no_grad()
     def validate(self, network: Upsampler, path) -> dict[str, float]:
         figures, shown = {"psnr": [], "psnr_lanczos": []}, []
-        for i in range(8 if self.high > 256 else 24):
+        for i in range(min(8 if self.high > 256 else 24, len(self.held_out))):
             true = self.held_out.pixels(torch.tensor([i]))
             low = F.avg_pool2d(true, self.high // self.low)
             x_T = PictureNoise(0, [i])((3, self.high, self.high))
