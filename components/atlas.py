@@ -25,7 +25,7 @@ from unclip_core.request import checked_prompt
 
 log = logging.getLogger("unclip")
 
-NEIGHBOURS, MOST_STOPS, MOST_TEXT = 12, 12, 4000
+NEIGHBOURS, MOST_STOPS, MOST_TEXT = 13, 12, 4000  # the first neighbour may be the point itself
 
 
 class Atlas:

@@ -171,7 +171,7 @@ class _Lab:
     def _card(self, items: list, point: str, start: str, end: str) -> tuple[dict[str, Any], np.ndarray]:
         z = self.atlas.find(point, items)
         at = place(z[None], self.atlas.layouts(items, _ends(start, end)))
-        found = [one for one in self.atlas.neighbours(z, items) if one["point"] != point]
+        found = [one for one in self.atlas.neighbours(z, items) if one["point"] != point][:12]
         return {"point": point, "neighbours": found, "at": at}, z
 
     @guarded
