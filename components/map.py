@@ -66,7 +66,11 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
     with shelf.tab("map"):
         with gr.Row(elem_id="map-tools"):
             search = gr.Textbox(
-                placeholder=text("map.search"), label=text("map.search_label"), show_label=False, elem_id="map-search"
+                placeholder=text("map.search"),
+                label=text("map.search_label"),
+                show_label=False,
+                max_lines=1,
+                elem_id="map-search",
             )
             choices = _choices()
         with gr.Row(elem_id="map-main"):
@@ -80,8 +84,10 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
         with gr.Column(elem_classes="sheet", elem_id="map-walk"):
             film = _drawn("film", elem_id="map-film")
             with gr.Row(elem_id="map-axis"):
-                start = gr.Textbox(label=text("map.from"), placeholder=text("map.from_hint"), max_length=300)
-                end = gr.Textbox(label=text("map.to"), placeholder=text("map.to_hint"), max_length=300)
+                start = gr.Textbox(
+                    label=text("map.from"), placeholder=text("map.from_hint"), max_length=300, max_lines=1
+                )
+                end = gr.Textbox(label=text("map.to"), placeholder=text("map.to_hint"), max_length=300, max_lines=1)
                 lay = gr.Button(text("map.lay"), elem_classes="quiet")
                 between = gr.Button(text("map.between"), elem_classes="quiet")
             with gr.Row(elem_id="map-run"):

@@ -135,6 +135,8 @@ def build(pack: str, data: Path, out: Path, layouts: tuple[str, ...] = LAYOUTS, 
     partial.mkdir(parents=True)
     names, numbers = names_of(rows)
     write_map(partial, z, fingerprint(model), made, names, numbers, write_sheets(partial, rows))
+    for path in partial.iterdir():
+        path.chmod(0o644)
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
 
