@@ -153,11 +153,11 @@ def run_and_stop(run: str = "shared.run") -> tuple[gr.Button, gr.Button]:
 
 
 def data_uri(picture: PIL.Image.Image, side: int | None = None, quality: int = 86) -> str:
-    """A picture as a WebP data address, for previews inside `gr.HTML`; shrunk to at most `side` pixels."""
+    """A picture as a WebP data address for `gr.HTML`, shrunk to at most `side` pixels; quality 100 keeps every value."""
     if side is not None and max(picture.size) > side:
         picture = picture.resize((side, side), PIL.Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=quality)
+    picture.save(buffer, "WEBP", quality=quality, lossless=quality >= 100)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

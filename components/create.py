@@ -76,9 +76,8 @@ def create_tab(engine: Engine, shelf: Shelf) -> None:
     asked = [go.click, prompt.submit]
     gr.on(asked, None, line, line, js="unclip.waiting", **PLUMBING)
     running = gr.on(asked, run, [shelf.items, *fields.values()], [line, result, shelf.items], **RUN)
-    phase = "(value) => ({{...value, phase: '{}'}})"
-    stop.click(None, line, line, js=phase.format("stopped"), cancels=[running], **PLUMBING)
-    running.failure(None, line, line, js=phase.format("failed"), **PLUMBING)
+    stop.click(None, line, line, js="unclip.halt", cancels=[running], **PLUMBING)
+    running.failure(None, line, line, js="unclip.fail", **PLUMBING)
     shelf.address(running, "create")
     examples.wire(chips, shelf, fields, line, result)
 

@@ -108,7 +108,7 @@ class Progress:
 
     def strip(self, phase: str = "running") -> dict[str, Any]:
         """The strip's value."""
-        return {"phase": phase, "cells": self.cells}
+        return {"phase": phase, "run": self.run, "cells": self.cells}
 
     def viewer(self) -> dict[str, Any]:
         """The viewer's value while the run goes on."""

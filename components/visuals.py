@@ -52,7 +52,8 @@ class Board:
         if isinstance(picture, Made):
             shown["file"] = file_data(picture.path)
         elif picture is not None:
-            shown["src"] = data_uri(picture, PREVIEW_SIDE, quality=92)
+            exact = picture.width <= 64 and "share" not in more  # no preview: shown as it is
+            shown["src"] = data_uri(picture, PREVIEW_SIDE, quality=100 if exact else 86)
         self.rows[row]["cells"][column] = shown
 
     def put_embedding(self, row: int, column: int, latent: Latent, name: Label, **more: Any) -> None:

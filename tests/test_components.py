@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
@@ -193,7 +194,9 @@ def ask(guard, *, length: int | None, chunks: list[bytes]) -> list[dict]:
         sent.append(message)
 
     headers = [] if length is None else [(b"content-length", str(length).encode())]
-    asyncio.run(guard({"type": "http", "headers": headers}, receive, send))
+    # On a thread of its own: a browser driver may keep a loop running on this one.
+    with ThreadPoolExecutor() as pool:
+        pool.submit(asyncio.run, guard({"type": "http", "headers": headers}, receive, send)).result()
     return sent
 
 

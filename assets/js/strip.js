@@ -27,12 +27,21 @@ unclip.waiting = (value) => {
   return { phase: "running", cells };
 };
 
+// Stop, at once: steps of that run that were already on their way no longer count as running.
+unclip.halt = (value) => {
+  unclip.halted = value.run;
+  return { ...value, phase: "stopped" };
+};
+
+unclip.fail = (value) => (value.phase === "stopped" ? value : { ...value, phase: "failed" });
+
 unclip.strip = (element, props, watch) => {
   const t = unclip.t, escape = unclip.escape;
   let looked = null;
+  const phaseOf = ({ phase, run }) => (phase === "running" && run && run === unclip.halted ? "stopped" : phase || "idle");
   // One line that says what the stage under the pointer, or the one at work, does.
   const explain = () => {
-    const { phase, cells = {} } = props.value || {};
+    const cells = (props.value || {}).cells || {}, phase = phaseOf(props.value || {});
     const at = looked || (phase === "running" && unclip.CELLS.findLast((name) => (cells[name] || {}).state === "on"));
     element.querySelector(".explain").textContent = at ? t("strip." + at + ".info") : t(phase === "stopped" ? "strip.stopped" : "strip.hint");
   };
@@ -56,7 +65,7 @@ unclip.strip = (element, props, watch) => {
   };
   const draw = () => {
     const value = props.value || {}, cells = value.cells || {};
-    element.innerHTML = `<ol class="strip" data-phase="${value.phase || "idle"}" aria-label="${t("strip.label")}">${unclip.CELLS.map((name) => {
+    element.innerHTML = `<ol class="strip" data-phase="${phaseOf(value)}" aria-label="${t("strip.label")}">${unclip.CELLS.map((name) => {
       const cell = cells[name] || { state: "idle" };
       const share = cell.state === "done" ? 100 : cell.total ? (100 * cell.index) / cell.total : 0;
       return `<li class="cell ${cell.state}" data-stage="${name}" tabindex="0" aria-label="${escape(t("strip." + name) + ". " + t("strip." + name + ".info"))}">
@@ -90,9 +99,9 @@ unclip.viewer = (element, props, watch) => {
     const pictures = frame ? frame.pictures.map((src) => ({ src, pixels: frame.pixels })) : value.pictures || [];
     element.innerHTML = `<div class="viewer" data-count="${pictures.length}" data-run="${escape(value.run || "")}">
       <div class="pictures">${pictures.map(tile).join("") || `<div class="waiting">${escape(value.note || t("viewer.waiting"))}</div>`}</div>
+      ${value.badge ? unclip.badge(value.badge) : ""}
       ${frames.length > 1 ? `<div class="scrub"><input type="range" min="0" max="${frames.length}" value="${step ?? frames.length}" aria-label="${t("viewer.scrub")}">
         <output>${frame ? escape(t("viewer.frame", { stage: t("strip." + frame.stage), index: frame.index, total: frame.total })) : t("viewer.result")}</output></div>` : ""}
-      ${value.badge ? unclip.badge(value.badge) : ""}
     </div>`;
     const range = element.querySelector("input[type=range]");
     if (range) range.oninput = () => {

@@ -65,6 +65,7 @@ def test_stop_stops_and_the_next_request_works(visit):
     page.wait_for_timeout(1500)
     assert page.locator("[data-save]").count() == 0
     assert page.get_attribute("ol.strip", "data-phase") == "stopped"
+    assert page.locator("[data-testid=toast-text]").count() == 0
     again = visit(SMALL)
     generate(again)
 
