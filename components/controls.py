@@ -98,6 +98,12 @@ class Image(_AsSent, gr.Image):
             return None
         return str(payload.path)
 
+    def example_payload(self) -> Any:
+        """For the API's description; the frame's own is a file on another host."""
+        return file_data("picture.png")
+
+    example_value = example_payload
+
 
 def picture_input(label: str, **options: Any) -> Image:
     """A picture to start from: upload, paste, or a file path sent from the shelf. Handlers get a path or None."""
@@ -153,7 +159,7 @@ def run_and_stop(run: str = "shared.run") -> tuple[gr.Button, gr.Button]:
 
 
 def data_uri(picture: PIL.Image.Image, side: int | None = None, quality: int = 86) -> str:
-    """A picture as a WebP data address for `gr.HTML`, shrunk to at most `side` pixels; quality 100 keeps every value."""
+    """A picture as a WebP address for `gr.HTML`, shrunk to at most `side` pixels; quality 100 keeps every value."""
     if side is not None and max(picture.size) > side:
         picture = picture.resize((side, side), PIL.Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -203,19 +209,14 @@ def endpoint(
             default = inspect.signature(handler).parameters[parameter].default
             default = None if default is inspect.Parameter.empty else default
             if parameter in pictures:
-                inputs.append(_sampled(Image(label=parameter, type="filepath")))
+                inputs.append(Image(label=parameter, type="filepath"))
             else:
                 inputs.append(Api(default, python_type_to_json_schema(kind), parameter))
         for output in outputs:
-            _sampled(output).render()
+            output.example_payload = output.example_value = lambda: file_data("picture.png")
+            output.render()
         button = gr.Button()
     button.click(guarded(handler), inputs, outputs, api_name=name, concurrency_id="model", concurrency_limit=1)
-
-
-def _sampled(component: gr.components.Component) -> gr.components.Component:
-    """A sample of our own for the API's description: the frame's are files on other hosts."""
-    component.example_payload = component.example_value = lambda: file_data("picture.png")
-    return component
 
 
 # Components drawn by assets/js
