@@ -198,6 +198,12 @@ class Image(_AsSent, gr.Image):
         if payload is None or not payload.path or (payload.url or "").startswith("data:"):
             return None
         return str(payload.path)
+
+    def example_payload(self) -> Any:
+        """For the API's description; the frame's own is a file on another host."""
+        return file_data("picture.png")
+
+    example_value = example_payload
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
     if TYPE_CHECKING:
