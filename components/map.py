@@ -108,7 +108,7 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
     lab = _Lab(engine, shelf, atlas)
     for name, widget in choices.items():
         widget.change(None, widget, None, js=f"(value) => unclip.map.set('{name}', value)", **PLUMBING)
-    search.input(None, search, None, js="(value) => unclip.map.mark(value)", **PLUMBING)
+    search.change(None, search, None, js="(value) => unclip.map.mark(value)", **PLUMBING)
     search.submit(None, search, point, js="(value) => value.trim() ? 'c:' + value : ''", **PLUMBING)
     for arrives in (view.ready, shelf.items.change):
         arrives(lab.own, [shelf.items, start, end], view, **PLUMBING)

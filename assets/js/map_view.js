@@ -124,9 +124,15 @@ unclip.map.view = (element, props, watch, trigger) => {
   }, true);
   frame.addEventListener("pointermove", (event) => {
     if (!onMap(event)) return;
-    if (map.drawing && pressed) { stroke.push(place(event)); painter.stroke = stroke; paint(); return; }
     if (!pressed) tooltip(pick(event), event); else tooltip(null);
   }, true);
+  // While a button is held Plotly lays a cover over the whole window: a line being drawn is followed from there.
+  window.addEventListener("pointermove", (event) => {
+    if (!map.drawing || !pressed) return;
+    stroke.push(place(event));
+    painter.stroke = stroke;
+    paint();
+  });
   window.addEventListener("pointerup", (event) => {
     if (!pressed) return;
     const still = Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) < 5, drawn = stroke;

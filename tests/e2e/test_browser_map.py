@@ -176,8 +176,8 @@ def test_a_drawn_path_is_walked_and_lies_on_the_map(opened):
     page.click("[data-do=draw]")
     page.click("#map-walk button.go")
     page.wait_for_selector(".film[data-phase=done] .cell img >> nth=3")
-    pictures = [one.get_attribute("src") for one in page.locator(".film .cell img").all()]
-    assert len(set(pictures)) == 4, "every step is another picture"
+    places = page.evaluate("unclip.map.film.at.umap2")
+    assert len({tuple(place) for place in places}) == 4, "every step is another embedding"
     page.wait_for_function("unclip.map.session.paths.length === 1")
     assert page.evaluate("unclip.map.session.paths[0].length") == 4
     page.fill(".film input[type=range]", "2")
@@ -189,7 +189,7 @@ def test_a_drawn_path_is_walked_and_lies_on_the_map(opened):
 
 def test_points_and_captions_make_a_path(opened):
     page = opened("&frames=3&size=64")
-    for corner in (0, 2):
+    for corner in (0, 1):  # the upper ones, in view
         click_point(page, corner)
         chosen(page, f"p:{corner}")
         page.click(".map-card .add")
