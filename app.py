@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -25,7 +26,15 @@ def arguments() -> argparse.Namespace:
         "--talk", action="store_true", help="large type for a projector, and a check that all works offline"
     )
     parser.add_argument("--mcp", action="store_true", help="serve the labs as MCP tools too (needs gradio[mcp])")
-    parser.add_argument("--low-memory", action="store_true", help="keep only the stage at work in memory")
+    parser.add_argument(
+        "--low-memory", action="store_true", help="keep only the stage at work in memory, and tell the peak at the end"
+    )
+    parser.add_argument(
+        "--stand-in",
+        choices=("lanczos", "pocket"),
+        default="lanczos",
+        help="what goes to 1024 px where published weights have no model for it",
+    )
     return parser.parse_args()
 
 
@@ -73,21 +82,25 @@ def main() -> None:
     args = arguments()
     server.check_port(args.host, args.port)
     server.prepare(offline=args.pack == "pocket" or Path(args.pack).exists())
-    from components import gpu, i18n, theme
+    from components import gpu, i18n, theme, worker
     from components.engine import Engine
     from unclip_core.errors import UnclipError
+    from unclip_core.loading import memory_told
 
     i18n.set_default(args.lang)
     gpu.prepare()
     try:
-        engine = Engine.load(args.pack, low_memory=args.low_memory)
+        engine = worker.run(Engine.load, args.pack, args.low_memory, args.stand_in)
     except UnclipError as fault:
         sys.exit(str(fault))
-    demo = gpu.place(build(engine, args.talk))
+    if args.low_memory:
+        atexit.register(lambda: print(memory_told(engine.model.device)))
+    demo = build(engine, args.talk)
+    demo = gpu.place(demo) if gpu.present() else worker.place(demo)
     if args.talk:
         from components import preflight
 
-        preflight.report(engine, args.lang)
+        worker.run(preflight.report, engine, args.lang)
     options = server.launch_options(args.host, args.port, args.share, args.mcp)
     demo.launch(theme=theme.theme(), head=theme.head(args.talk), **options)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from components.worker import run
 from unclip_core.errors import PackError, RequestError
 from unclip_core.evaluation.arena import matches, ranking
 from unclip_core.evaluation.arena.matches import KIND_OF_TASK, Match, System
@@ -187,7 +188,8 @@ class Desk:
 
     def _make(self, match_id: str) -> None:
         match = next((m for m in matches.find([self.folder]) if m.id == match_id), None)
-        for _ in matches.prepare(match, self._model) if match else ():
+        making = matches.prepare(match, self._model) if match else iter(())
+        while run(next, making, None) is not None:
             if not (match.folder / "match.json").exists():  # removed meanwhile
                 return
 
@@ -195,5 +197,5 @@ class Desk:
         if pack not in self._models:
             if pack not in self.packs():
                 raise PackError(f"There is no pack {pack!r} here.")
-            self._models[pack] = UnCLIP.load(pack)
+            self._models[pack] = run(UnCLIP.load, pack)
         return self._models[pack]

@@ -19,6 +19,8 @@ import torch
 
 from components.engine import Engine
 from components.map_data import FULL, Linear, MapData, Nearby, axis_layout, session_layouts, unit
+from components.worker import on_worker
+from components.worker import run as run_on_worker
 from unclip_core.errors import RequestError, UnclipError
 from unclip_core.latents import slerp
 from unclip_core.request import checked_prompt
@@ -45,7 +47,7 @@ class Atlas:
             return None, "map.damaged"
         if data is None:
             return None, "map.absent"
-        return (data, "") if data.fits(self.engine.model) else (None, "map.other_pack")
+        return (data, "") if run_on_worker(data.fits, self.engine.model) else (None, "map.other_pack")
 
     @property
     def data(self) -> MapData | None:
@@ -80,6 +82,7 @@ class Atlas:
         layout, _, numbers = rest.partition(":")
         return self.data.lift(layout, _numbers(numbers))
 
+    @on_worker
     def _caption(self, caption: str, drawn: int | None) -> np.ndarray:
         model = self.engine.model
         kind = next((kind for kind, stage in (("diffusion", "prior"), ("ar", "prior_ar")) if model.has(stage)), None)
@@ -139,7 +142,7 @@ class Atlas:
 
     def _axis(self, start: str, end: str) -> Linear:
         captions = [checked_prompt(start), checked_prompt(end)]
-        text = self.engine.model.encode_text(captions).pooled.cpu().float().numpy()
+        text = run_on_worker(self.engine.model.encode_text, captions).pooled.cpu().float().numpy()
         return axis_layout(self.data.z, text[0], text[1])
 
     def axis_places(self, start: str, end: str) -> str:

@@ -21,6 +21,7 @@ from components.engine import Engine
 from components.i18n import explain, lang_of, t, text
 from unclip_core.errors import UnclipError
 from unclip_core.request import LIMITS
+from unclip_core.stopping import Stopped
 
 log = logging.getLogger("unclip")
 
@@ -47,7 +48,7 @@ def guarded(handler: Callable) -> Callable:
         def stream(*args: Any, **kwargs: Any):
             try:
                 yield from handler(*args, **kwargs)
-            except gr.Error:
+            except (gr.Error, Stopped):
                 raise
             except Exception as fault:
                 raise shown(fault, lang_of()) from None
@@ -58,7 +59,7 @@ def guarded(handler: Callable) -> Callable:
     def once(*args: Any, **kwargs: Any):
         try:
             return handler(*args, **kwargs)
-        except gr.Error:
+        except (gr.Error, Stopped):
             raise
         except Exception as fault:
             raise shown(fault, lang_of()) from None

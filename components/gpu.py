@@ -19,13 +19,18 @@ SECONDS = 60  # at most, for one call
 
 def prepare() -> None:
     """Import `spaces` where the host lends cards. Call it before torch looks for a device."""
-    if os.environ.get("SPACES_ZERO_GPU") and importlib.util.find_spec("spaces"):
+    if os.environ.get("SPACES_ZERO_GPU") and present():
         import spaces  # noqa: F401  its import makes torch see the card that will be lent
+
+
+def present() -> bool:
+    """Whether the `spaces` package is here."""
+    return importlib.util.find_spec("spaces") is not None
 
 
 def place(demo: Any) -> Any:
     """Decorate every event of `demo` that runs the model with `spaces.GPU`, where that is importable; gives `demo`."""
-    if importlib.util.find_spec("spaces"):
+    if present():
         import spaces
 
         for event in demo.fns.values():

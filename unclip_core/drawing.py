@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unclip_core import stopping
 from unclip_core.clip import TextFeatures
 from unclip_core.latents import Latent
 from unclip_core.pictures import as_seen, to_pictures, to_pixels
@@ -151,7 +152,10 @@ def noise_of(seed: int | Sequence[int], indices: Sequence[int], stage: str) -> P
 @torch.inference_mode()
 def _inferred(run: Iterator[SampleStep]) -> Iterator[SampleStep]:
     """Steps a sampler in inference mode, which is left between the steps."""
-    yield from run
+    stopping.check()
+    for step in run:
+        yield step
+        stopping.check()
 
 
 def _lockstep(runs: Sequence[Iterator[SampleStep]]) -> Iterator[tuple[int, int, tuple[SampleStep, ...]]]:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unclip_core import stopping
 from unclip_core.clip import TextFeatures
 from unclip_core.drawing import LOW, Drawing, Step, inversion_steps, last, noise_of, picture_steps, upsampler_steps
 from unclip_core.errors import RequestError
@@ -162,6 +163,7 @@ class UnCLIP:
             chosen = {name: chosen[name] for name in ("guidance", "temperature")}
         noise = PictureNoise(seed, range(n * len(text.pooled)), stage)
         for step in self.stages[stage].sample_steps(text, n, noise=noise, **chosen):
+            stopping.check()
             last = step.index + 1 == step.total
             yield Step("prior", step.index + 1, step.total, [], step.x if last else step.x0)
 
