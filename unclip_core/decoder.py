@@ -7,7 +7,7 @@ Letters: B pictures, C = 3 colours, H x W pixels, D embedding width, L caption t
 X the UNet's context width. Pictures lie in [-1, 1]; z_i is CLIP's image embedding, float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -178,8 +178,9 @@ class Decoder(nn.Module):
         text: TextFeatures,
         generator: torch.Generator | None = None,
         weighting: str = "flat",
+        extra: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """x [B, 3, H, W] true pictures -> float32 scalar. weighting: a row of objective.WEIGHTINGS."""
+        """x [B, 3, H, W] true pictures -> float32 scalar. weighting, extra: see objective.diffusion_loss."""
         place = generator.device if generator is not None else x.device
         draws = torch.rand(2, len(x), generator=generator, device=place).to(x.device)
         condition = self.condition(z_i, text, len(x), draws[0] < DROP_IMAGE, draws[1] < DROP_TEXT)
@@ -190,4 +191,5 @@ class Decoder(nn.Module):
             self.config.predicts,
             generator,
             weighting,
+            extra,
         )

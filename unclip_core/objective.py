@@ -63,11 +63,12 @@ def diffusion_loss(
     predicts: str,
     generator: torch.Generator | None = None,
     weighting: str = "flat",
+    extra: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Mean squared error of the network's output at random noise levels.
 
     network: (x [B, ...], t [B] int64) -> prediction like x. x0: [B, ...]. weighting: a key of
-    WEIGHTINGS. Returns a float32 scalar.
+    WEIGHTINGS. extra: a further distance (prediction, target) -> [B], added unweighted. Returns a float32 scalar.
     """
     t = draw_times(len(x0), schedule.steps, generator, x0.device)  # [B]
     place = generator.device if generator is not None else x0.device
@@ -76,4 +77,5 @@ def diffusion_loss(
     prediction = network(schedule.add_noise(x0, noise, t), t)
     error = (prediction.float() - target.float()).square().flatten(1).mean(1)  # [B]
     alpha_bar = schedule.alpha_bar.to(t.device)[t].float()
-    return (WEIGHTINGS[weighting](alpha_bar / (1.0 - alpha_bar)) * error).mean()
+    loss = WEIGHTINGS[weighting](alpha_bar / (1.0 - alpha_bar)) * error
+    return (loss if extra is None else loss + extra(prediction, target)).mean()

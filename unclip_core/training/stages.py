@@ -24,6 +24,7 @@ from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
 from unclip_core.sampling import PictureNoise, dpm_solver_pp
 from unclip_core.training.augment import MixStyle, augment
 from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load, load_split
+from unclip_core.training.perceptual import Perceptual
 from unclip_core.training.runs import load_clip, load_stage
 from unclip_core.unet import UNetConfig
 from unclip_core.upsampler import Upsampler, UpsamplerConfig
@@ -217,8 +218,8 @@ class ARPriorTask(PriorTask):
 
 
 class DecoderTask:
-    """The 64 px decoder, on the core world first. Options: widths; predicts; weighting (a row of objective.WEIGHTINGS);
-    rest, common and composed (weight of drawings outside the core world, of everyday things, of composed pictures)."""
+    """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
+    objective.WEIGHTINGS); perceptual (share of the distance in CLIP's feature maps, x0-prediction only); rest, common and composed (weight of drawings outside the core world, of everyday things, of composed pictures)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -236,14 +237,26 @@ class DecoderTask:
         self.weights = self.encoded.data.weights(
             kinds, float(options.option.get("rest", 0.1)), float(options.option.get("common", 1))
         )
-        widths = tuple(int(w) for w in options.option.get("widths", "128,256").split(","))
+        widths = tuple(int(w) for w in options.option.get("widths", "96,256").split(","))
         clip = self.encoded.clip
-        unet = UNetConfig(patch=4, widths=widths, blocks=2, attention=(False, True), context_width=256, time_width=512)
+        blocks = tuple(int(b) for b in options.option.get("blocks", "1,2").split(","))
+        unet = UNetConfig(
+            patch=4,
+            widths=widths,
+            blocks=blocks,
+            attention=(False, True),
+            context_width=256,
+            time_width=512,
+            resblock_updown=False,
+        )
         predicts = options.option.get("predicts", "x0")
         config = DecoderConfig(unet, clip.embed_dim, clip.width, predicts=predicts)
         self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])
         self.weighting = options.option.get("weighting", "x0_as_v" if predicts == "x0" else "flat")
+        share = float(options.option.get("perceptual", 0))
+        distance = Perceptual(clip) if share else None
+        self.extra = (lambda made, true: share * distance(made, true)) if share else None
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
         rows = torch.multinomial(self.weights, n, generator=generator)
@@ -252,7 +265,7 @@ class DecoderTask:
         return pixels.contiguous(memory_format=torch.channels_last), z_i, text
 
     def loss(self, batch: tuple[Tensor, Tensor, TextFeatures], generator: torch.Generator) -> Tensor:
-        return self.network.loss(*batch, generator=generator, weighting=self.weighting)
+        return self.network.loss(*batch, generator=generator, weighting=self.weighting, extra=self.extra)
 
     @torch.no_grad()
     def validate(self, network: Decoder, path) -> dict[str, float]:

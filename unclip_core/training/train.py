@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from unclip_core.errors import UnclipError
 from unclip_core.packs import fill, find_pack, read_pack
+from unclip_core.training.optimizers import NAMES, make_optimizer
 from unclip_core.training.stages import STAGES
 
 
@@ -45,6 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--micro", type=int, default=1, help="micro-batches a step is split into (a multiple of the processes)"
     )
     parser.add_argument("--lr", type=float, help="peak learning rate")
+    parser.add_argument("--optimizer", choices=NAMES, default="adamw", help="muon: for hidden weight matrices")
     parser.add_argument("--warmup", type=int, default=300, help="steps of linear warm-up")
     parser.add_argument(
         "--decay", type=float, default=0.3, help="share of the run over which the rate falls to zero at the end"
@@ -81,10 +83,7 @@ def train(options: argparse.Namespace) -> float:
     if options.init:
         fill(network, read_pack(find_pack(options.init)).tensors(options.stage), f"{options.stage} of {options.init}")
     steps, batch = options.steps or task.steps, options.batch or task.batch
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": task.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr or task.lr, betas=task.betas, fused=True)
+    optimizer = make_optimizer(options.optimizer, network, options.lr or task.lr, task.weight_decay, task.betas)
     ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
     folder = options.runs / options.stage
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,8 +97,7 @@ def train(options: argparse.Namespace) -> float:
         total=steps, initial=step, desc=options.stage, unit="step", disable=None if rank == 0 else True, mininterval=5
     )
     while step < steps:
-        for group in optimizer.param_groups:
-            group["lr"] = (options.lr or task.lr) * rate(step, steps, options.warmup, options.decay)
+        optimizer.set_rate((options.lr or task.lr) * rate(step, steps, options.warmup, options.decay))
         loss = torch.zeros(())
         for micro in range(rank, options.micro, world):
             generator = torch.Generator().manual_seed((options.seed * 1_000_003 + step) * 4096 + micro)
@@ -114,7 +112,7 @@ def train(options: argparse.Namespace) -> float:
         if torch.isfinite(norm):  # a step that overflowed is skipped, not taken
             optimizer.step()
             ema.update_parameters(network)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         step += 1
         bar.update()
         running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()

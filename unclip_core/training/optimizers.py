@@ -1,0 +1,76 @@
+"""AdamW for everything, or Muon for the weight matrices of hidden layers and AdamW for the rest.
+
+Muon (Jordan et al. 2024) is PyTorch's own; it takes matrices only, so convolutions are handed to it as views.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+NAMES = ("adamw", "muon")
+EDGES = ("conv_in", "conv_out", "embedding")  # first and last layers and tables stay with AdamW
+
+
+class Optimizers:
+    """Several optimisers that step as one, at one learning rate."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], views: list[tuple[Tensor, nn.Parameter]]) -> None:
+        self.optimizers, self.views = optimizers, views
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def set_rate(self, lr: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = lr
+
+    def step(self) -> None:
+        for parameter, view in self.views:
+            view.grad = None if parameter.grad is None else _matrix(parameter.grad)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        for parameter, _ in self.views:
+            parameter.grad = None
+
+    def state_dict(self) -> dict:
+        return {"each": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError for a state that other optimisers wrote."""
+        if len(state.get("each", ())) != len(self.optimizers):
+            raise ValueError("the checkpoint was written with another --optimizer")
+        for optimizer, own in zip(self.optimizers, state["each"], strict=True):
+            optimizer.load_state_dict(own)
+
+
+def make_optimizer(
+    name: str, network: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float]
+) -> Optimizers:
+    """name: one of NAMES. Muon's step is scaled to AdamW's size, so that one learning rate serves both."""
+    hidden, decayed, plain = [], [], []
+    for key, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inner = parameter.ndim >= 2 and not any(edge in key for edge in EDGES)
+        pick = plain if parameter.ndim <= 1 else hidden if name == "muon" and inner else decayed
+        pick.append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizers = [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)]
+    views = [(p, nn.Parameter(_matrix(p.data))) for p in hidden]
+    if views:
+        matrices = [view for _, view in views]
+        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return Optimizers(optimizers, views)
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """[C', C, ...] -> a view [C', C * ...]; a convolution's may lie in memory channels-last."""
+    if weight.ndim == 4 and not weight.is_contiguous():
+        weight = weight.permute(0, 2, 3, 1)
+    return weight.view(len(weight), -1)
