@@ -159,3 +159,33 @@ def test_packed_linear_is_the_same_layer(dtype):
         expected = F.linear(x, weight, bias)
         torch.testing.assert_close(out, expected, atol=0.05 if dtype == torch.bfloat16 else 1e-5, rtol=0.02)
     assert torch.equal(copy.deepcopy(linear).weight, weight)
+
+
+class NoBfloat16:
+    """oneDNN on a processor without bfloat16 instructions: it says so, and raises where it is asked all the same."""
+
+    def _is_mkldnn_bf16_supported(self):
+        return False
+
+    def __getattr__(self, name):
+        def call(x, *rest):
+            assert x.dtype == torch.float32, f"{name} with {x.dtype}"
+            return getattr(torch.ops.mkldnn, name)(x, *rest)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    "layer", [Linear(16, 24), Conv2d(16, 24, 3, padding=1)], ids=lambda layer: type(layer).__name__
+)
+def test_bfloat16_is_not_packed_where_the_processor_cannot_multiply_it(layer, monkeypatch):
+    monkeypatch.setattr(cpu, "_ONEDNN", NoBfloat16())
+    monkeypatch.setattr(cpu, "packable", cpu.packable.__wrapped__)  # what it remembers holds for this processor
+    x = torch.randn(16, 16) if isinstance(layer, Linear) else channels_last(2, 16, 8, 8, dtype=torch.float32)
+    layer = pack_weights(layer.requires_grad_(False))
+    with torch.inference_mode():
+        wide = layer(x)
+        assert layer.packed is not None
+        narrow = layer.to(torch.bfloat16)(x.bfloat16())
+    assert layer.packed is None and narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), wide, atol=0.05, rtol=0.02)

@@ -5,6 +5,8 @@ Feature maps are [B, C, H, W] in memory order B, H, W, C ("channels last"). N = 
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,15 @@ _NAMES = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_lin
 _ABLE = torch.backends.mkldnn.is_available() and all(hasattr(_ONEDNN, name) for name in _NAMES)
 
 LARGE, BLOCK = 1 << 22, 1 << 17  # feature maps of more numbers than LARGE are normalised BLOCK by BLOCK
+
+
+@cache
+def packable(dtype: torch.dtype) -> bool:
+    """Whether oneDNN takes weights of this dtype on this processor: bfloat16 only where it has the instructions, and
+    asking it elsewhere raises."""
+    if dtype == torch.bfloat16:
+        return _ABLE and getattr(_ONEDNN, "_is_mkldnn_bf16_supported", lambda: False)()
+    return _ABLE and dtype == torch.float32
 
 
 class _Packing(nn.Module):
@@ -29,7 +40,7 @@ class _Packing(nn.Module):
     packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        fits = x.device.type == "cpu" and x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.bfloat16)
+        fits = x.device.type == "cpu" and x.dtype == self.weight.dtype and packable(x.dtype)
         if not (fits and self.packs) or torch.is_grad_enabled():
             self.unpack()
             return super().forward(x)
@@ -93,7 +104,7 @@ def pack_weights(module: nn.Module) -> nn.Module:
     """
     for part in module.modules():
         if isinstance(part, _Packing):
-            part.packs = _ABLE
+            part.packs = True
     return module
 
 
