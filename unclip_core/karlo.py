@@ -6,7 +6,9 @@ do, number for number. The networks are this project's own: karlo_keys.py says w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,8 @@ def is_karlo(pack: str | Path) -> bool:
     if karlo_hub.is_name(pack):
         return True
     folder = Path(pack)
-    return folder.is_dir() and ((folder / INDEX).is_file() or is_original(folder))
+    published = (INDEX, "decoder/config.json")  # the index only lists what is there, and some folders come without
+    return folder.is_dir() and (any((folder / file).is_file() for file in published) or is_original(folder))
 
 
 def load(
@@ -50,7 +53,7 @@ def load(
 ) -> dict[str, Any]:
     """A pack that `is_karlo` -> the keyword arguments of UnCLIP. Raises PackError.
 
-    dtype is that of prior, decoder and upsamplers; CLIP and the decoder's conditioning stay float32.
+    dtype is that of prior, decoder and upsamplers; CLIP and the decoder's conditioning are at least float32.
     low_memory: stages are read when needed and let go after.
     """
     from unclip_core.karlo_load import Maker, Stages
@@ -95,11 +98,14 @@ def sample_reference(
     """
     need(model, "prior")
     _check_published(model)
+    steps = _numbers("steps", steps, 3, whole=True)
+    guidance = _numbers("guidance", guidance, 2)
+    (pictures_per_prompt,) = _numbers("pictures_per_prompt", [pictures_per_prompt], 1, whole=True)
     if max(guidance) <= 1:  # as published, one switch for both stages
         guidance = (1.0, 1.0)
     text = model.encode_text([prompts] if isinstance(prompts, str) else prompts).repeat(pictures_per_prompt)
     noise = _Noise(generator, text.pooled)
-    starts = latents or (None, None, None)
+    starts = _starts(latents, 3)
     prior = model.stages["prior"]
     x = noise.start(starts[0], (prior.config.embed_dim,))
     network = prior.network(text, guidance[0], prior.empty)
@@ -123,12 +129,14 @@ def vary_reference(
     -> [N * variations, 3, S, S] float32 in [0, 1]. latents: the starting noises of decoder and upsampler.
     """
     _check_published(model)
+    steps = _numbers("steps", steps, 2, whole=True)
+    (guidance,) = _numbers("guidance", [guidance], 1)
+    (variations,) = _numbers("variations", [variations], 1, whole=True)
     z_i = pictures if isinstance(pictures, Tensor) else model.encode_image(pictures)
     z_i = z_i.to(model.device).repeat_interleave(variations, 0)
     text = model.encode_text([""]).repeat(len(z_i))
     noise = _Noise(generator, text.pooled)
-    guidance = guidance if guidance > 1 else 1.0
-    return _draw(model, z_i, text, steps, guidance, latents or (None, None), noise)
+    return _draw(model, z_i, text, steps, max(guidance, 1.0), _starts(latents, 2), noise)
 
 
 def _draw(
@@ -162,6 +170,25 @@ def _check_published(model: UnCLIP) -> None:
         raise RequestError("Only published unCLIP weights are sampled this way; use generate() for this pack.", "pack")
 
 
+def _numbers(name: str, given: Sequence[float], count: int, whole: bool = False) -> tuple[Any, ...]:
+    """So many finite numbers; `whole`: from one up. Raises RequestError."""
+    given = tuple(given) if isinstance(given, Sequence) else (given,)
+    kind = Integral if whole else Real
+    good = all(isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x) for x in given)
+    if len(given) != count or not good or (whole and min(given) < 1):
+        what = "a whole number of at least 1" if whole else "a finite number"
+        raise RequestError(f"{name} holds {count} values, each {what}, not {given!r}.", name)
+    return given
+
+
+def _starts(latents: Sequence[Tensor | None] | None, count: int) -> Sequence[Tensor | None]:
+    if latents is None:
+        return (None,) * count
+    if len(latents) != count or not all(start is None or isinstance(start, Tensor) for start in latents):
+        raise RequestError(f"There are {count} starting noises, tensors or None, one for each stage.", "latents")
+    return latents
+
+
 def _last(steps) -> Tensor:
     for step in steps:
         pass
@@ -175,9 +202,9 @@ class _Noise:
         """like [B, ...]: as many pictures, on its device and of its dtype (which changes what a generator gives)."""
         rows, self.device, self.dtype = len(like), like.device, like.dtype
         several = not (generator is None or isinstance(generator, torch.Generator))
-        if several and len(generator) != rows:
-            raise RequestError(f"{len(generator)} generators do not fit {rows} pictures.", "generator")
         self.generators = list(generator) if several else [generator]
+        if len(self.generators) not in (1, rows):
+            raise RequestError(f"{len(self.generators)} generators do not fit {rows} pictures.", "generator")
         self.rows = rows // len(self.generators)
 
     def __call__(self, shape: tuple[int, ...]) -> Tensor:

@@ -156,9 +156,14 @@ class KarloClip(Clip):
 
 
 def load_clip(
-    text: Path, tokenizer: Path, image: Path | None, weights: dict[str, Weights], device: torch.device
+    text: Path,
+    tokenizer: Path,
+    image: Path | None,
+    weights: dict[str, Weights],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> Clip:
-    """Folders text_encoder, tokenizer and, where there is one, image_encoder -> CLIP, float32.
+    """Folders text_encoder, tokenizer and, where there is one, image_encoder -> CLIP.
 
     weights: those of "text_encoder" and "image_encoder". Raises PackError.
     """
@@ -194,7 +199,7 @@ def load_clip(
         if image is not None and image_quick != quick:
             other = ClipConfig(embed_dim, image_tower, text_tower, image_quick)
             clip.model.visual = Clip(other).model.visual
-    _fill_towers(clip, weights, text_tower["layers"], image_tower["layers"], device)
+    _fill_towers(clip, weights, text_tower["layers"], image_tower["layers"], device, dtype)
     return clip
 
 
@@ -223,16 +228,21 @@ def _preprocessing(image: Path | None) -> dict[str, tuple[float, ...]]:
 
 
 def _fill_towers(
-    clip: KarloClip, weights: dict[str, Weights], text_layers: int, image_layers: int, device: torch.device
+    clip: KarloClip,
+    weights: dict[str, Weights],
+    text_layers: int,
+    image_layers: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> None:
     model, visual = clip.model, clip.model.visual
     model.visual, model.logit_scale = None, None  # what is left is the text tower
-    fill(model, clip_text_keys(text_layers), weights["text_encoder"], device, lambda name: torch.float32)
+    fill(model, clip_text_keys(text_layers), weights["text_encoder"], device, lambda name: dtype)
     if visual is not None:
-        fill(visual, clip_image_keys(image_layers), weights["image_encoder"], device, lambda name: torch.float32)
+        fill(visual, clip_image_keys(image_layers), weights["image_encoder"], device, lambda name: dtype)
     model.visual = visual
     model.logit_scale = torch.nn.Parameter(torch.tensor(LOGIT_SCALE, device=device), requires_grad=False)
     length = model.positional_embedding.shape[0]
-    model.attn_mask = torch.full((length, length), -math.inf, device=device).triu_(1)
+    model.attn_mask = torch.full((length, length), -math.inf, dtype=dtype, device=device).triu_(1)
     clip.vocabulary = torch.arange(len(model.token_embedding.weight), dtype=torch.int32, device=device)
     clip.eval().requires_grad_(False)

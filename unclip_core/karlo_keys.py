@@ -186,8 +186,8 @@ def upsampler_unet_config(settings: Settings, where: str) -> UNetConfig:
         settings,
         where,
         mid_attention=mid_attention,
-        head_width=settings.get("attention_head_dim") or settings["block_out_channels"][-1],
-        time_width=4 * settings["block_out_channels"][0],
+        head_width=settings.get("attention_head_dim", 8) or settings["block_out_channels"][-1],
+        time_width=settings.get("time_embedding_dim") or 4 * settings["block_out_channels"][0],
         attention_eps=settings.get("norm_eps", 1e-5),
     )
     if any(config.attention) or any(config.attention_up):

@@ -98,6 +98,7 @@ class Maker:
     ) -> None:
         self.folder, self.beside = folder, beside
         self.device, self.dtype, self.low_memory = device, dtype, low_memory
+        self.wide = torch.float64 if dtype == torch.float64 else torch.float32  # of CLIP and the conditioning
         self.components = _components(folder, beside)
         for name in ("text_encoder", "text_proj", "decoder"):
             if name not in self.components:
@@ -124,7 +125,7 @@ class Maker:
         image = _folder("image_encoder", self.folder, self.beside)
         weights = {name: part.weights for name, part in self.components.items() if name.endswith("_encoder")}
         text, words = self.folder / "text_encoder", self.folder / "tokenizer"
-        return load_clip(text, words, image, weights, self.device)
+        return load_clip(text, words, image, weights, self.device, self.wide)
 
     def _prior(self, check: bool = False) -> nn.Module:
         settings, weights = self.components["prior"]
@@ -160,13 +161,11 @@ class Maker:
             schedule=self._schedule("super_res"),
         )
         if check or not self.low_memory:
-            networks = [self._upsampler_network(name, check) for name in UPSAMPLER]
-            return KarloUpsampler(config, lambda: networks[0], lambda: networks[1])
-        pair = Stages(
-            {name: lambda name=name: self._upsampler_network(name) for name in UPSAMPLER},
-            low_memory=True,
-        )
-        return KarloUpsampler(config, lambda: pair["super_res_first"], lambda: pair["super_res_last"])
+            pair = nn.ModuleDict({name: self._upsampler_network(name, check) for name in UPSAMPLER})
+        else:
+            makers = {name: lambda name=name: self._upsampler_network(name) for name in UPSAMPLER}
+            pair = Stages(makers, low_memory=True)
+        return KarloUpsampler(config, pair)
 
     def _upsampler_network(self, name: str, check: bool = False) -> nn.Module:
         settings, weights = self.components[name]
@@ -177,11 +176,11 @@ class Maker:
         return network
 
     def _fill(self, module: nn.Module, keys: KeyMap, weights: Weights, check: bool, keep: tuple[str, ...] = ()) -> None:
-        """keep: names that stay float32. check: only look whether it would work."""
+        """keep: names that stay wide. check: only look whether it would work."""
         if check:
             check_keys(module, keys, weights)
         else:
-            fill(module, keys, weights, self.device, lambda name: torch.float32 if name in keep else self.dtype)
+            fill(module, keys, weights, self.device, lambda name: self.wide if name in keep else self.dtype)
 
     def _check(self) -> None:
         """Find missing or misshapen weights now, from names and shapes alone, not in the middle of a request."""

@@ -5,7 +5,7 @@ Letters: B pictures, C colours, H x W pixels, D embedding width, L caption token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +89,10 @@ class KarloPrior(DiffusionPrior):
     def standard(self, x: Tensor) -> Tensor:
         """Standardised z_i [B, D] -> z_i as CLIP gives it."""
         return x * self.clip_std + self.clip_mean
+
+    def denoiser(self, text: TextFeatures, guidance: float, null: TextFeatures | None = None, n: int = 1) -> Denoise:
+        """As DiffusionPrior's, for what this network was trained to predict."""
+        return self.schedule.denoiser(self.network(text, guidance, null, n), self.config.embed_dim, self.schedule.clip)
 
     def sample_steps(self, *args, **options) -> Iterator[SampleStep]:
         """As DiffusionPrior's, with the empty caption at hand."""
@@ -215,13 +219,20 @@ class KarloUpsamplerConfig:
 class KarloUpsampler(nn.Module):
     """Two networks of one config: the first runs every step but the last, which recovers fine detail.
 
-    `first` and `last` give the networks, so that with little memory each is in it only while it works.
+    pair: both by their published names; with little memory one that reads each when it is asked for, so that each is in
+    memory only while it works.
     """
 
-    def __init__(self, config: KarloUpsamplerConfig, first: Callable[[], UNet], last: Callable[[], UNet]) -> None:
+    def __init__(self, config: KarloUpsamplerConfig, pair: nn.ModuleDict | Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.config = config
-        self.first, self.last = first, last
+        self.pair = pair
+
+    def first(self) -> UNet:
+        return self.pair["super_res_first"]
+
+    def last(self) -> UNet:
+        return self.pair["super_res_last"]
 
     def networks(self, low: Tensor, size: tuple[int, int]) -> tuple[Denoise, Denoise]:
         """Both networks with the small pictures low [B, C, h, w], resized once, concatenated to their input."""

@@ -31,9 +31,6 @@ def in_double(pipeline, model):
     """Both in float64. The stages are replaced in a copy of ours."""
     pipeline, model = copy.deepcopy(pipeline).to(torch.float64), copy.copy(model)
     stages = {name: copy.deepcopy(stage).double() for name, stage in model.stages.items()}
-    upsampler = stages["upsampler_256"]
-    networks = [copy.deepcopy(make()).double() for make in (upsampler.first, upsampler.last)]
-    upsampler.first, upsampler.last = (lambda: networks[0]), (lambda: networks[1])
     empty = stages["clip"].encode_text([""])
     stages["prior"].empty = stages["decoder"].empty = empty
     model.stages = stages
