@@ -23,6 +23,7 @@ from components.controls import (
 )
 from components.engine import Engine
 from components.i18n import default_language, text
+from components.live import size_choices
 from components.shelf import Shelf
 from components.strip import Progress, strip
 from unclip_core.request import LIMITS, PRIORS, SAMPLERS, SIZES
@@ -76,8 +77,8 @@ def create_tab(engine: Engine, shelf: Shelf) -> None:
     asked = [go.click, prompt.submit]
     gr.on(asked, None, line, line, js="unclip.waiting", **PLUMBING)
     running = gr.on(asked, run, [shelf.items, *fields.values()], [line, result, shelf.items], **RUN)
-    stop.click(None, line, line, js="unclip.halt", cancels=[running], **PLUMBING)
-    running.failure(None, line, line, js="unclip.fail", **PLUMBING)
+    stop.click(None, line, line, js="unclip.stopRun", cancels=[running], **PLUMBING)
+    running.failure(None, line, line, js="unclip.endRun", **PLUMBING)
     shelf.address(running, "create")
     examples.wire(chips, shelf, fields, line, result)
 
@@ -94,12 +95,11 @@ def _options(engine: Engine) -> dict[str, gr.components.Component]:
             info=_missing_priors(engine),
             elem_classes="cards",
         )
-        absent = ", ".join(f"{side} px" for side in SIZES if side not in sizes)
         size = Radio(
-            [(f"{side} px", side) for side in sizes],
+            size_choices(engine) or [("64 px", 64)],
             value=sizes[-1],
             label=text("create.size"),
-            info=text("create.missing", what=absent) if absent else None,
+            info=_missing_sizes(engine),
         )
         n = Slider(1, LIMITS["n"].high, value=1, step=1, label=text("create.n"))
         seed, _ = seed_input()
@@ -125,6 +125,14 @@ def _options(engine: Engine) -> dict[str, gr.components.Component]:
                 "upsampler_1024_steps": steps_slider(engine, "upsampler_1024", "create.upsampler_1024_steps"),
             }
     return {"prior": prior, "size": size, "n": n, "seed": seed, **fine}
+
+
+def _missing_sizes(engine: Engine) -> str | None:
+    """Which sizes the pack cannot draw, and what stands in for 1024 px."""
+    if engine.stand_in:
+        return text(f"create.stand_in_{engine.stand_in}")
+    absent = ", ".join(f"{side} px" for side in SIZES if side not in engine.sizes())
+    return text("create.missing", what=absent) if absent else None
 
 
 def _missing_priors(engine: Engine) -> str | None:

@@ -24,6 +24,8 @@ from PIL import Image
 
 from unclip_core import UnCLIP
 from unclip_core.errors import RequestError
+from unclip_core.karlo import is_karlo
+from unclip_core.karlo_extras import STAND_INS, add_stand_in
 from unclip_core.pictures import open_picture
 from unclip_core.provenance import read_recipe, save_png
 from unclip_core.request import GenerateRequest, validate
@@ -51,9 +53,14 @@ class Engine:
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
 
     @classmethod
-    def load(cls, pack: str = "pocket", low_memory: bool = False) -> Engine:
-        """Load a pack by name or folder. Raises PackError with the file and the fault."""
-        return cls(UnCLIP.load(pack, low_memory=low_memory))
+    def load(cls, pack: str = "pocket", low_memory: bool = False, stand_in: str = "lanczos") -> Engine:
+        """Load a pack by name or folder. `stand_in` goes to 1024 px where published weights have no way there:
+        "lanczos" or "pocket". Raises PackError with the file and the fault.
+        """
+        model = UnCLIP.load(pack, low_memory=low_memory)
+        if is_karlo(pack) and model.has("upsampler_256"):
+            add_stand_in(model, stand_in)
+        return cls(model)
 
     # What this pack can do
 
@@ -78,9 +85,16 @@ class Engine:
         return self.model.stages["clip"].embed_dim
 
     def sizes(self) -> list[int]:
-        """The picture sizes this pack can make, smallest first."""
+        """The picture sizes this pack can make of its own, smallest first."""
         chain = [(64, "decoder"), (256, "upsampler_256"), (1024, "upsampler_1024")]
-        return [size for i, (size, _) in enumerate(chain) if all(self.has(stage) for _, stage in chain[: i + 1])]
+        able = {stage for _, stage in chain if self.has(stage) and stage not in self.model.stand_ins}
+        return [size for i, (size, _) in enumerate(chain) if able.issuperset(stage for _, stage in chain[: i + 1])]
+
+    @property
+    def stand_in(self) -> str:
+        """What goes to 1024 px in place of a model: "lanczos", "pocket" or ""."""
+        label = self.model.stand_ins.get("upsampler_1024")
+        return next((kind for kind, known in STAND_INS.items() if known == label), "")
 
     def default(self, stage: str, key: str, otherwise: Any = None) -> Any:
         """The pack's default, such as `default("decoder", "steps", 25)`; `otherwise` where the pack has none."""
@@ -135,6 +149,8 @@ class Engine:
         fields = asdict(request) if isinstance(request, GenerateRequest) else dict(request)
         lineage = [*parents, *dict.fromkeys(one[1] for one in sources if one is not None and one[1])]
         carried = {"sources": [_carried(one) for one in sources]} if sources else {}
+        if fields.get("size") == 1024 and self.model.stand_ins:
+            carried["stand_ins"] = dict(self.model.stand_ins)
         made = []
         for index, picture in enumerate(pictures):
             row = None if z_i is None else z_i[index]

@@ -275,5 +275,11 @@ def noise_picture(latent: Latent) -> Image.Image:
 
 
 def size_radio(engine: Engine) -> Radio:
-    """The sizes that this pack can draw, the decoder's own first."""
-    return Radio([(f"{side} px", side) for side in engine.sizes()], value=64, label=text("subject.size"))
+    """The sizes that can be drawn, the decoder's own first."""
+    return Radio(size_choices(engine), value=64, label=text("subject.size"))
+
+
+def size_choices(engine: Engine) -> list[tuple[str, int]]:
+    """Sizes to choose from, each with its label: the pack's own, and 1024 px by what stands in for it."""
+    choices = [(f"{side} px", side) for side in engine.sizes()]
+    return [*choices, (text(f"subject.size_{engine.stand_in}"), 1024)] if engine.stand_in else choices

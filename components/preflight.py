@@ -41,7 +41,9 @@ def report(engine: Engine, lang: str) -> bool:
 
 
 def _pack(engine: Engine, lang: str) -> Finding:
-    missing = [label for stage, label in STAGE_NAMES.items() if not engine.has(stage)]
+    missing = [
+        label for stage, label in STAGE_NAMES.items() if not engine.has(stage) or stage in engine.model.stand_ins
+    ]
     detail = f"{engine.name} ({engine.model.hash}), {engine.device}"
     return not missing, f"{detail}; {t('tour.check.lacks', lang)}: {', '.join(missing)}" if missing else detail
 

@@ -82,6 +82,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", default="pocket", help="a pack's name or folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32")
+    parser.add_argument(
+        "--low-memory", action="store_true", help="keep only the stage at work in memory, and tell the peak at the end"
+    )
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -90,10 +93,11 @@ def _generate(options: argparse.Namespace) -> int:
     from unclip_core.request import GenerateRequest, checked_prompt, validate
 
     checked_prompt(options.prompt)  # before the seconds that loading takes
+    from unclip_core.loading import memory_told
     from unclip_core.pipeline import UnCLIP
     from unclip_core.provenance import add_credentials, save_png
 
-    model = UnCLIP.load(options.pack, options.device, options.dtype)
+    model = UnCLIP.load(options.pack, options.device, options.dtype, options.low_memory)
     fields = [field.name for field in dataclasses.fields(GenerateRequest)]
     request = validate(GenerateRequest(**{name: getattr(options, name) for name in fields}), model)
     for step in model.generate_steps(request, preview_every=1000):
@@ -106,6 +110,8 @@ def _generate(options: argparse.Namespace) -> int:
         if options.certificate or options.key:
             add_credentials(path, options.certificate, options.key)
         print(path)
+    if options.low_memory:
+        print(memory_told(model.device), file=sys.stderr)
     return 0
 
 

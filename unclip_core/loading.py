@@ -1,5 +1,6 @@
 """From a pack's files to networks with weights, on the device and in the dtype that serve best."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto": bfloat16 where the hardware multiplies it, else float32."""
-    named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    """ "auto": bfloat16 where the hardware multiplies it, else float32. float64 is for comparisons with others."""
+    named = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
     if dtype in named:
         return named[dtype]
     if dtype != "auto":
@@ -140,6 +141,21 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bfloat16() else torch.float32
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory this process has held so far, in bytes: the GPU's there, else all of it, mapped weights too."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_told(device: torch.device) -> str:
+    return f"Memory at most: {peak_memory(device) / 1e9:.2f} GB on {device.type}."
 
 
 def _cpu_multiplies_bfloat16() -> bool:
