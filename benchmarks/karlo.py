@@ -1,24 +1,29 @@
 """Karlo's networks here against diffusers, side by side in one run: same random weights, inputs and threads.
 
-    python benchmarks/karlo.py                        # full size, one network at a time: about 20 minutes, 12 GB
+    python benchmarks/karlo.py                        # full size, one network at a time: about 10 minutes, 12 GB
     python benchmarks/karlo.py --size small           # the same code on small networks, in seconds
     python benchmarks/karlo.py --networks prior decoder --out report.json
+    python benchmarks/karlo.py --devices cuda         # left out: the CPU, and CUDA where there is any
 
-Needs diffusers (a development dependency). Time is the least of the repeats, ours and theirs taking turns. Ours is
-timed as it is used: the context's keys and values, and the caption's in the prior, are made once, and that time is
-counted once a picture. Peak memory is that of a process which loads the network from disk and runs one step.
+Needs diffusers (a development dependency). Theirs is run as they run it, in float32 and in bfloat16. Time is the least
+of the repeats, ours and theirs taking turns, after one run of each that pays for what is paid once. Ours is timed as it
+is used: the context's keys and values, and the caption's in the prior, are made once, and that time is counted once a
+picture; padding after the caption is left out. Peak memory is that of a process which loads the network from disk and
+runs one step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -39,9 +44,10 @@ from unclip_core.unet import UNet
 
 LEVELS = {"full": (320, 640, 960, 1280), "small": (32, 64)}
 CONTEXT = {"full": 81, "small": 20}  # four image tokens and the caption's positions
-TOKENS = 12  # real caption tokens, marks included; the rest is padding
+TOKENS = 12  # real caption tokens, marks included; the rest is padding (--tokens 77: none)
 PIXELS = {"decoder": {"full": 64, "small": 16}, "upsampler": {"full": 256, "small": 32}}
 STEPS = {"prior": 25, "decoder": 25, "upsampler": 7}
+REPEATS = {"prior": 3, "decoder": 2, "upsampler": 1}  # the longer a step, the less its time varies
 # Issue's bounds: ours over theirs in float32, and our bfloat16 over their float32.
 BOUNDS = {"prior": (0.2, None), "decoder": (0.85, 0.42), "upsampler": (0.85, 0.45)}
 
@@ -87,14 +93,14 @@ def write_random(name: str, size: str, folder: Path) -> None:
     network.save_pretrained(folder, max_shard_size="100GB")
 
 
-def load_theirs(name: str, folder: Path) -> nn.Module:
+def load_theirs(name: str, folder: Path, device: str = "cpu") -> nn.Module:
     from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
 
     kind = {"prior": PriorTransformer, "decoder": UNet2DConditionModel, "upsampler": UNet2DModel}[name]
-    return kind.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False)
+    return kind.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False).to(device)
 
 
-def load_ours(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+def load_ours(name: str, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
     settings = read_json(folder / "config.json")
     with torch.device("meta"):
         if name == "prior":
@@ -103,37 +109,39 @@ def load_ours(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> nn
         else:
             config = decoder_unet_config(settings) if name == "decoder" else upsampler_unet_config(settings, name)
             network, keys = UNet(config), unet_keys(config)
-    return fill(network, keys, read_weights(folder), torch.device("cpu"), lambda key: dtype)
+    return fill(network, keys, read_weights(folder), torch.device(device), lambda key: dtype)
 
 
-def inputs(name: str, size: str, settings: dict) -> dict[str, Tensor]:
+def inputs(name: str, size: str, settings: dict, tokens: int, device: str = "cpu") -> dict[str, Tensor]:
     """One picture, with both halves of guidance where the stage has it."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator).to(device)
+
+    def mask(length: int, before: int = 0) -> Tensor:
+        real = torch.tensor([[before + 2], [before + min(tokens, length - before)]])
+        return (torch.arange(length) < real).to(device)
 
     if name == "prior":
         width, length = settings["embedding_dim"], settings["num_embeddings"]
-        mask = torch.arange(length) < torch.tensor([[2], [TOKENS]])
         x = draw(1, width).expand(2, -1)
-        return {"x": x, "pooled": draw(2, width), "tokens": draw(2, length, width), "mask": mask}
+        return {"x": x, "pooled": draw(2, width), "tokens": draw(2, length, width), "mask": mask(length)}
     pixels = PIXELS[name][size]
     if name == "upsampler":
         return {"x": draw(1, 6, pixels, pixels)}
     width, length = settings["cross_attention_dim"], CONTEXT[size]
-    mask = torch.arange(length) < torch.tensor([[4 + 2], [4 + TOKENS]])
-    extra = draw(2, 4 * settings["block_out_channels"][0])
     return {
         "x": draw(1, 3, pixels, pixels).expand(2, -1, -1, -1),
         "context": draw(2, length, width),
-        "extra": extra,
-        "mask": mask,
+        "extra": draw(2, 4 * settings["block_out_channels"][0]),
+        "mask": mask(length, 4),
     }
 
 
 def their_step(name: str, network: nn.Module, given: dict[str, Tensor]) -> Callable[[], Tensor]:
-    t = torch.tensor(500)
+    given = {key: tensor if tensor.dtype == torch.bool else tensor.to(network.dtype) for key, tensor in given.items()}
+    t = torch.tensor(500, device=given["x"].device)
     if name == "prior":
         arguments = (given["x"], t, given["pooled"], given["tokens"], given["mask"])
         return lambda: network(*arguments).predicted_image_embedding
@@ -145,47 +153,51 @@ def their_step(name: str, network: nn.Module, given: dict[str, Tensor]) -> Calla
 
 def our_step(name: str, network: nn.Module, given: dict[str, Tensor]) -> tuple[float, Callable[[], Tensor]]:
     """Seconds for what is made once a picture, and the step."""
-    started = time.perf_counter()
-    t = torch.full((len(given["x"]),), 500)
+    t = torch.full((len(given["x"]),), 500, device=given["x"].device)
     if name == "prior":
-        prefix = network.prepare(TextFeatures(given["pooled"], given["tokens"], given["mask"]))
-        return time.perf_counter() - started, lambda: network.step(given["x"], t, prefix)
+        text = TextFeatures(given["pooled"], given["tokens"], given["mask"])
+        once, prefix = timed(lambda: network.prepare(text))
+        return once, lambda: network.step(given["x"], t, prefix)
     if name == "upsampler":
         return 0.0, lambda: network(given["x"], t)
     dtype = network.conv_in.weight.dtype
     longest = int(given["mask"].any(0).nonzero().max()) + 1
-    context = network.prepare_context(given["context"][:, :longest].to(dtype), given["mask"][:, :longest])
-    return time.perf_counter() - started, lambda: network(given["x"], t, given["extra"].to(dtype), context)
+    context, mask = given["context"][:, :longest].to(dtype), given["mask"][:, :longest]
+    once, prepared = timed(lambda: network.prepare_context(context, mask))
+    return once, lambda: network(given["x"], t, given["extra"].to(dtype), prepared)
 
 
-def timed(step: Callable[[], Tensor]) -> tuple[float, Tensor]:
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of one run, and what it gave."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     started = time.perf_counter()
-    out = step()
+    out = work()
+    wait()
     return time.perf_counter() - started, out
 
 
 @torch.inference_mode()
-def compare(name: str, size: str, folder: Path, repeats: int) -> dict[str, float]:
-    """Seconds a step of both, their ratio, and how far the outputs are apart, float32 and then our bfloat16."""
-    theirs, ours = load_theirs(name, folder), load_ours(name, folder)
-    given = inputs(name, size, read_json(folder / "config.json"))
-    our_step(name, ours, given)  # pages the weights in
-    step, (once, own) = their_step(name, theirs, given), our_step(name, ours, given)
-    pairs = [(timed(step), timed(own)) for _ in range(repeats + 1)][1:]  # the first pays for what is paid once
-    expected, out = pairs[0][0][1], pairs[0][1][1]
-    result = {"theirs_s": min(a[0] for a, _ in pairs), "ours_s": min(b[0] for _, b in pairs), "once_s": once}
-    result["error_float32"] = distance(out, expected)
-    del theirs, step, ours, own
-    ours = load_ours(name, folder, torch.bfloat16)
-    our_step(name, ours, given)
-    result["once_bfloat16_s"], own = our_step(name, ours, given)
-    runs = [timed(own) for _ in range(repeats + 1)][1:]
-    result["ours_bfloat16_s"] = min(seconds for seconds, _ in runs)
-    result["error_bfloat16"] = distance(runs[0][1].float(), expected)
-    steps = STEPS[name]
-    for kind, whole in (("", "once_s"), ("_bfloat16", "once_bfloat16_s")):
-        result[f"ours{kind}_all_s"] = steps * result[f"ours{kind}_s"] + result[whole]
-        result[f"ratio{kind}"] = result[f"ours{kind}_all_s"] / (steps * result["theirs_s"])
+def compare(
+    name: str, size: str, folder: Path, device: str, repeats: int | None = None, tokens: int = TOKENS
+) -> dict[str, float]:
+    """Seconds a step of both in both dtypes, their ratios, and how far ours is from their float32."""
+    result: dict[str, float] = {}
+    given = inputs(name, size, read_json(folder / "config.json"), tokens, device)
+    steps, expected = STEPS[name], None
+    for kind, dtype in (("", torch.float32), ("_bfloat16", torch.bfloat16)):
+        theirs, ours = load_theirs(name, folder, device).to(dtype), load_ours(name, folder, dtype, device)
+        our_step(name, ours, given)  # pages the weights in
+        step, (once, own) = their_step(name, theirs, given), our_step(name, ours, given)
+        pairs = [(timed(step), timed(own)) for _ in range(1 + (repeats or REPEATS[name]))]
+        expected = pairs[0][0][1] if expected is None else expected
+        result[f"error{kind or '_float32'}"] = distance(pairs[0][1][1].float(), expected)
+        result[f"theirs{kind}_s"], result[f"ours{kind}_s"] = (min(pair[i][0] for pair in pairs[1:]) for i in (0, 1))
+        result[f"once{kind}_s"] = once
+        result[f"ours{kind}_all_s"] = steps * result[f"ours{kind}_s"] + once
+        result[f"ratio{kind}"] = result[f"ours{kind}_all_s"] / (steps * result["theirs_s"])  # to their float32
+        del theirs, ours, step, own
+    result["ratio_both_bfloat16"] = result["ours_bfloat16_all_s"] / (steps * result["theirs_bfloat16_s"])
     return result
 
 
@@ -197,7 +209,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 @torch.inference_mode()
 def peak(name: str, size: str, folder: Path, whose: str) -> None:
     """In a process of its own: load, run one step, print the peak of resident memory and its anonymous part, in GB."""
-    given = inputs(name, size, read_json(folder / "config.json"))
+    given = inputs(name, size, read_json(folder / "config.json"), TOKENS)
     if whose == "theirs":
         their_step(name, load_theirs(name, folder), given)()
     else:
@@ -210,45 +222,36 @@ def peak(name: str, size: str, folder: Path, whose: str) -> None:
 def measure_memory(name: str, size: str, folder: Path) -> dict[str, float]:
     found = {}
     for whose in ("theirs", "ours", "ours_bfloat16"):
-        command = [
-            sys.executable,
-            __file__,
-            "--peak",
-            whose,
-            "--size",
-            size,
-            "--networks",
-            name,
-            "--folder",
-            str(folder),
-        ]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        command = [sys.executable, __file__, "--peak", whose, "--size", size, "--networks", name, "--folder", folder]
+        out = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
         numbers = json.loads(out.strip().splitlines()[-1])
         found[f"peak_{whose}_gb"], found[f"anonymous_{whose}_gb"] = numbers["VmHWM"], numbers["RssAnon"]
     return found
 
 
-def report(results: dict[str, dict[str, float]]) -> str:
+def report(results: dict[str, dict[str, float]], device: str) -> str:
     """A table for reading; the numbers in full are in the JSON."""
     rows = [
-        "| network | theirs, s a step | ours | ratio | bfloat16 | ratio | error | peak GB theirs / ours / bfloat16 |"
+        f"### {device}, seconds a step (bounds in brackets are for the CPU)\n",
+        "| network | theirs float32, bfloat16 | ours float32, bfloat16 | float32 to theirs | bfloat16 to their float32 "
+        "| bfloat16 to theirs | error | peak GB theirs / ours / bfloat16 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    rows.append("|---|---|---|---|---|---|---|---|")
     for name, r in results.items():
-        float_bound, narrow_bound = BOUNDS[name]
-        bounds = [f" (≤ {bound})" if bound else "" for bound in (float_bound, narrow_bound)]
-        peaks = " / ".join(f"{r.get(f'peak_{whose}_gb', 0):.1f}" for whose in ("theirs", "ours", "ours_bfloat16"))
+        bounds = [f" (≤ {bound})" if bound and device == "cpu" else "" for bound in BOUNDS[name]]
+        peaks = [r.get(f"peak_{whose}_gb") for whose in ("theirs", "ours", "ours_bfloat16")]
+        told = " / ".join(f"{peak:.1f}" for peak in peaks) if all(peaks) else ""
         rows.append(
-            f"| {name} | {r['theirs_s']:.3f} | {r['ours_s']:.3f} | {r['ratio']:.3f}{bounds[0]} | "
-            f"{r['ours_bfloat16_s']:.3f} | {r['ratio_bfloat16']:.3f}{bounds[1]} | "
-            f"{r['error_float32']:.1e}, {r['error_bfloat16']:.1%} | {peaks} |"
+            f"| {name} | {r['theirs_s']:.3f}, {r['theirs_bfloat16_s']:.3f} | {r['ours_s']:.3f}, "
+            f"{r['ours_bfloat16_s']:.3f} | {r['ratio']:.3f}{bounds[0]} | {r['ratio_bfloat16']:.3f}{bounds[1]} | "
+            f"{r['ratio_both_bfloat16']:.3f} | {r['error_float32']:.1e}, {r['error_bfloat16']:.1%} | {told} |"
         )
     if set(results) == set(STEPS):
-        theirs = sum(STEPS[name] * r["theirs_s"] for name, r in results.items())
-        for kind, label in (("", "float32"), ("_bfloat16", "bfloat16")):
+        for kind in ("", "_bfloat16"):
+            theirs = sum(STEPS[name] * r[f"theirs{kind}_s"] for name, r in results.items())
             ours = sum(r[f"ours{kind}_all_s"] for r in results.values())
-            both = f"theirs {theirs:.0f} s, ours {ours:.0f} s in {label}: {ours / theirs:.2f}"
-            rows.append(f"\n25 + 25 + 7 steps from the parts: {both}")
+            both = f"theirs {theirs:.4g} s, ours {ours:.4g} s: {ours / theirs:.2f}"
+            rows.append(f"\n25 + 25 + 7 steps from the parts, {kind[1:] or 'float32'}: {both}")
     return "\n".join(rows)
 
 
@@ -256,8 +259,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=LEVELS, default="full")
     parser.add_argument("--networks", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--devices", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="real tokens of the caption")
+    parser.add_argument("--repeats", type=int, help=f"timed runs of each network (default: {REPEATS})")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak-memory runs")
     parser.add_argument("--folder", type=Path, help="where the random weights are kept (default: a temporary folder)")
     parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
@@ -265,25 +270,27 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
-        peak(options.networks[0], options.size, options.folder, options.peak)
+        peak(options.networks[0], options.size, options.folder / f"{options.size}-{options.networks[0]}", options.peak)
         return
-    results = {}
+    results: dict[str, dict[str, dict[str, float]]] = {device: {} for device in options.devices}
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.networks:
-            folder = (options.folder or Path(scratch)) / f"{options.size}-{name}"
+            kept = options.folder or Path(scratch)
+            folder = kept / f"{options.size}-{name}"
             if not folder.exists():
                 write_random(name, options.size, folder)
-            results[name] = compare(name, options.size, folder, options.repeats)
-            if not options.no_memory:
-                results[name] |= measure_memory(name, options.size, folder)
-            print(json.dumps({name: results[name]}), flush=True)
+            for device, found in results.items():
+                found[name] = compare(name, options.size, folder, device, options.repeats, options.tokens)
+                if device == "cpu" and not options.no_memory:
+                    found[name] |= measure_memory(name, options.size, kept)
+                print(json.dumps({device: {name: found[name]}}), flush=True)
             if options.folder is None:  # one network's weights at a time on the disk
-                for file in folder.iterdir():
-                    file.unlink()
-    print(report(results))
+                shutil.rmtree(folder)
+    print("\n\n".join(report(found, device) for device, found in results.items()))
     if options.out:
         machine = {"threads": options.threads, "torch": torch.__version__, "size": options.size}
-        options.out.write_text(json.dumps({"machine": machine, "networks": results}, indent=1) + "\n")
+        machine["tokens"] = options.tokens
+        options.out.write_text(json.dumps({"machine": machine, "devices": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
