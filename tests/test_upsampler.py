@@ -49,6 +49,17 @@ def test_six_channels_in_three_out():
         Upsampler(UpsamplerConfig(UNetConfig(attention=(False, False), mid_attention=False)))
 
 
+def test_a_new_residual_upsampler_is_the_resized_picture():
+    unet = UNetConfig(6, 3, patch=4, widths=(32, 32), blocks=1, attention=(False, False), mid_attention=False)
+    upsampler = Upsampler(UpsamplerConfig(unet, predicts="x0", residual=True)).requires_grad_(False)
+    low = smooth(1, 16)
+    for step in upsampler.sample_steps(low, torch.randn(1, 3, 64, 64), steps=2):
+        pass
+    torch.testing.assert_close(step.x, enlarge(low, (64, 64)), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="residual"):
+        Upsampler(UpsamplerConfig(unet, predicts="v", residual=True))
+
+
 def test_loss_is_finite_and_repeatable(upsamplers):
     crops = smooth(4, 64)
     for upsampler in upsamplers:

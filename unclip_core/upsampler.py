@@ -25,7 +25,10 @@ from unclip_core.unet import UNet, UNetConfig
 
 @dataclass(frozen=True)
 class UpsamplerConfig:
-    """unet takes six channels in (noised picture, resized small picture) and gives three. Sizes in pixels."""
+    """unet takes six channels in (noised picture, resized small picture) and gives three. Sizes in pixels.
+
+    residual: the UNet gives what is to be added to the resized small picture; for predicts = "x0" only.
+    """
 
     unet: UNetConfig
     low_size: int = 64
@@ -33,6 +36,7 @@ class UpsamplerConfig:
     corruption: str = "blur"
     schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule("cosine"))
     predicts: str = "v"
+    residual: bool = False
 
 
 class Upsampler(nn.Module):
@@ -40,6 +44,8 @@ class Upsampler(nn.Module):
         super().__init__()
         if config.unet.in_channels != 6 or config.unet.out_channels != 3:
             raise ValueError("an upsampler's UNet takes 6 channels and gives 3")
+        if config.residual and config.predicts != "x0":
+            raise ValueError("an upsampler predicts a residual of x0 only")
         self.config = config
         self.unet = UNet(config.unet)
 
@@ -52,7 +58,8 @@ class Upsampler(nn.Module):
         return self._predict(x, t, enlarge(low, x.shape[-2:]))
 
     def _predict(self, x: Tensor, t: Tensor, enlarged: Tensor) -> Tensor:
-        return self.unet(torch.cat([x, enlarged.to(x)], dim=1), t)
+        out = self.unet(torch.cat([x, enlarged.to(x)], dim=1), t)
+        return out.to(x.dtype) + enlarged.to(x) if self.config.residual else out
 
     def denoiser(self, low: Tensor) -> Denoise:
         """The small pictures low [B, 3, h, w] are resized once, for all the steps."""

@@ -219,7 +219,8 @@ class ARPriorTask(PriorTask):
 
 class DecoderTask:
     """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
-    objective.WEIGHTINGS); perceptual (share of the distance in CLIP's feature maps, x0-prediction only); rest, common and composed (weight of drawings outside the core world, of everyday things, of composed pictures)."""
+    objective.WEIGHTINGS); perceptual (share of the distance in CLIP's feature maps, x0-prediction only); rest, common
+    and composed (weight of drawings outside the core world, of everyday things, of composed pictures)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -325,9 +326,10 @@ class UpsamplerTask:
         self.data = load(options.data / "hires", self.high, self.limit)
         self.held_out = load(options.data / "hires_held_out", self.high, 32)
         predicts = options.option.get("predicts", "x0")
-        config = UpsamplerConfig(self.unet, self.low, self.high, self.corruption, predicts=predicts)
+        residual = predicts == "x0"
+        config = UpsamplerConfig(self.unet, self.low, self.high, self.corruption, predicts=predicts, residual=residual)
         self.network = Upsampler(config).to(memory_format=torch.channels_last)
-        self.weighting = options.option.get("weighting", "x0_as_v" if predicts == "x0" else "flat")
+        self.weighting = options.option.get("weighting", "flat")  # for x0: most where most is unknown
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Crops [n, 3, crop, crop] at places that keep the low-resolution grid; an empty crop is drawn again once."""
