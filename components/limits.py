@@ -146,7 +146,7 @@ def limits_tab(engine: Engine, shelf: Shelf) -> None:
         gr.Markdown(text("limits.risks"), elem_classes="question limits-risks")
         with gr.Row(elem_classes="lab"):
             with gr.Column(scale=2, min_width=300, elem_classes="sheet"):
-                at_hand = picture_input("limits.at_hand")
+                at_hand = picture_input("limits.at_hand", elem_classes="slot")
             with gr.Column(scale=4, min_width=300, elem_classes="results"):
                 origin = _drawn("origin", elem_id="limits-origin")
         endpoint(_api(), "provenance", [gr.JSON(label="provenance", render=False)], pictures=("picture",))

@@ -64,6 +64,7 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
     atlas = Atlas(engine, folder)
     gr.set_static_paths([folder, PLOTLY])
     with shelf.tab("map"):
+        gr.Markdown(text("map.question"), elem_classes="question")
         with gr.Row(elem_id="map-tools"):
             search = gr.Textbox(
                 placeholder=text("map.search"),
@@ -75,7 +76,7 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
             choices = _choices()
         with gr.Row(elem_id="map-main"):
             with gr.Column(scale=8, min_width=320):
-                view = MapView(value={"map": None}, elem_id="map")
+                view = MapView(value=_files(atlas), elem_id="map")
             with gr.Column(scale=5, min_width=300, elem_classes="sheet", elem_id="map-side"):
                 card = _drawn("card", elem_id="map-card")
                 decode, enough = run_and_stop("map.decode")
@@ -146,6 +147,12 @@ def _choices() -> dict[str, Radio]:
     }
 
 
+def _files(atlas: Atlas) -> dict[str, Any]:
+    """What the page loads, known before anyone asks: the map's address or why there is none, and Plotly's."""
+    address = f"gradio_api/file={atlas.folder.resolve().as_posix()}/" if atlas.data else None
+    return {"map": address, "plotly": f"gradio_api/file={PLOTLY.resolve().as_posix()}", "notice": atlas.notice}
+
+
 def _drawn(part: str, **options: Any) -> gr.HTML:
     """A component that assets/js/map_*.js draws and that can say what was done in it."""
     return gr.HTML(
@@ -166,13 +173,11 @@ class _Lab:
     @guarded
     def own(self, items: list, start: str, end: str) -> dict[str, Any]:
         """The map's address and the session's pictures on it."""
-        address = f"gradio_api/file={self.atlas.folder.resolve().as_posix()}/" if self.atlas.data else None
-        plotly_js = f"gradio_api/file={PLOTLY.resolve().as_posix()}"
         try:
             session = self.atlas.session(items, _ends(start, end))
         except UnclipError:  # half-typed captions make no axis
             session = self.atlas.session(items)
-        return {"map": address, "plotly": plotly_js, "notice": self.atlas.notice, **session}
+        return {**_files(self.atlas), **session}
 
     def _card(self, items: list, point: str, start: str, end: str) -> tuple[dict[str, Any], np.ndarray]:
         z = self.atlas.find(point, items)

@@ -1,5 +1,5 @@
 // What lies above the dots of the flat map: small pictures where there is room, search hits, neighbours, paths, walks.
-unclip.map.painter = (canvas, frame, { scale, flat, columns }) => {
+unclip.map.painter = (canvas, frame, { scale, flat, columns, plotted, painted }) => {
   const map = unclip.map, TILE = 30;
   const images = new Map();
   let tiles = [], asked = false;
@@ -61,6 +61,19 @@ unclip.map.painter = (canvas, frame, { scale, flat, columns }) => {
     context.lineJoin = "round";
     context.stroke();
     context.setLineDash([]);
+  };
+
+  // The dots themselves, as long as Plotly does not draw them.
+  const dots = (context, px) => {
+    const { data, settings } = map, [xs, ys] = columns(), size = data.facts.count > 30000 ? 3 : 5;
+    const kinds = settings.colour === "style" ? data.style : data.group, [x0, y0] = px([0, 0]), one = px([1, 0])[0] - x0;
+    context.globalAlpha = 0.8;
+    for (let kind = 0, last = kinds.reduce((most, one) => Math.max(most, one), 0); kind <= last; kind++) {
+      if (map.hidden.has(settings.colour + kind)) continue;
+      context.fillStyle = unclip.map.PALETTE[kind % 10];
+      for (let i = 0; i < xs.length; i++) if (kinds[i] === kind) context.fillRect(x0 + xs[i] * one - size / 2, y0 - ys[i] * one - size / 2, size, size);
+    }
+    context.globalAlpha = 1;
   };
 
   // Corpus pictures where none lies in another's way: those searched for, or else in the order of the sheets.
@@ -140,8 +153,10 @@ unclip.map.painter = (canvas, frame, { scale, flat, columns }) => {
       context.clearRect(0, 0, width, height);
       tiles = [];
       const { px } = scale();
+      if (map.data && !plotted()) dots(context, px);
       if (map.data) corpus(context, px, width, height);
       above(context, px);
+      if (map.data) painted();
     });
   };
   // The picture under the pointer, topmost first.

@@ -1,4 +1,5 @@
-// The map itself: Plotly draws the dots (WebGL) and moves the camera; pictures, rings and paths lie on a canvas above.
+// The map itself: Plotly draws the dots (WebGL) and moves the camera; pictures, rings and paths lie on a canvas above. While
+// Plotly loads, which takes longer than the map's own files, the canvas draws the dots too.
 unclip.map.script = (url) => {
   unclip.map.loading ||= new Promise((resolve, reject) => {
     const script = document.createElement("script");
@@ -11,24 +12,31 @@ unclip.map.script = (url) => {
 };
 
 unclip.map.view = (element, props, watch, trigger) => {
-  const map = unclip.map, t = unclip.t, escape = unclip.escape, began = performance.now();
+  const map = unclip.map, t = unclip.t, escape = unclip.escape, began = performance.now(), REACH = 1.06;
   element.innerHTML = `<div class="map-frame">
     <div class="map-plot"></div><canvas class="map-over" aria-hidden="true"></canvas>
     <div class="map-tip" hidden></div>
     <div class="map-bar"><button class="tool" data-do="draw"></button><button class="tool" data-do="whole"></button></div>
     <p class="map-note" role="status"></p></div><div class="map-legend"></div>`;
   const [frame, plot, over, tip, note, legend] = [".map-frame", ".map-plot", ".map-over", ".map-tip", ".map-note", ".map-legend"].map((name) => element.querySelector(name));
-  let base = null, shown = "", traces = [], ready = false, nearest = null;
+  let base = null, data = null, shown = "", traces = [], ready = false, nearest = null;
 
+  // Between places and pixels: as Plotly has it, or, until Plotly is here, as it will have it.
+  const plotted = () => Boolean(plot._fullLayout?.xaxis?._length);
   const scale = () => {
+    if (!plotted()) {
+      const { width, height } = frame.getBoundingClientRect(), one = Math.min(width, height) / (2 * REACH);
+      return { px: ([x, y]) => [width / 2 + x * one, height / 2 - y * one], at: (x, y) => [(x - width / 2) / one, (height / 2 - y) / one] };
+    }
     const { xaxis, yaxis } = plot._fullLayout;
     return { px: (at) => [xaxis._offset + xaxis.d2p(at[0]), yaxis._offset + yaxis.d2p(at[1])],
       at: (x, y) => [xaxis.p2d(x - xaxis._offset), yaxis.p2d(y - yaxis._offset)] };
   };
   const flat = () => map.layout().endsWith("2");
   const columns = () => (map.layout() === "axis2" ? map.axis.columns : map.data.places[map.layout()]);
-  const painter = unclip.map.painter(over, frame, { scale, flat, columns });
-  const paint = () => { if (ready) painter.paint(); };
+  const painted = () => { element.dataset.painted ||= Math.round(performance.now() - began); };
+  const painter = unclip.map.painter(over, frame, { scale, flat, columns, plotted, painted });
+  const paint = () => { if (ready || map.data) painter.paint(); };
 
   // Dots, a trace for each group or style, kept while only what lies above them changes.
   const dots = () => {
@@ -50,7 +58,7 @@ unclip.map.view = (element, props, watch, trigger) => {
     marker: { size, color: colour, opacity: 1 }, line: { color: colour, width: 5 },
   }));
   const figure = (fresh) => {
-    const axis = { visible: false, range: [-1.06, 1.06], autorange: false, zeroline: false };
+    const axis = { visible: false, range: [-REACH, REACH], autorange: false, zeroline: false };
     const box = { showbackground: false, showgrid: false, zeroline: false, showticklabels: false, title: { text: "" }, showspikes: false, range: [-1.05, 1.05] };
     const layout = {
       margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
@@ -61,7 +69,7 @@ unclip.map.view = (element, props, watch, trigger) => {
     return Plotly[fresh ? "newPlot" : "react"](plot, [...traces, ...marks3()], layout, config);
   };
   const draw = async () => {
-    if (!ready) return;
+    if (!ready) { paint(); return; }
     const changed = `${map.layout()} ${map.settings.colour} ${map.data ? map.data.facts.count : 0} ${map.axis ? map.axis.from + map.axis.to : ""}`;
     const moved = shown.split(" ")[0].slice(-1) !== map.layout().slice(-1);
     if (changed !== shown) { traces = map.data ? dots() : []; nearest = null; }
@@ -72,7 +80,8 @@ unclip.map.view = (element, props, watch, trigger) => {
     if (moved) listen();
     shown = changed;
     paint();
-    if (!element.dataset.painted) element.dataset.painted = Math.round(performance.now() - began);
+    painted();
+    element.dataset.live ||= Math.round(performance.now() - began);
   };
   const listen = () => {
     plot.on("plotly_relayouting", paint);
@@ -158,7 +167,7 @@ unclip.map.view = (element, props, watch, trigger) => {
   element.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.dataset.do === "whole") Plotly.relayout(plot, flat() ? { "xaxis.range": [-1.06, 1.06], "yaxis.range": [-1.06, 1.06] } : { "scene.camera.eye": { x: 0.95, y: 0.95, z: 0.5 } }).then(paint);
+    if (button.dataset.do === "whole") Plotly.relayout(plot, flat() ? { "xaxis.range": [-REACH, REACH], "yaxis.range": [-REACH, REACH] } : { "scene.camera.eye": { x: 0.95, y: 0.95, z: 0.5 } }).then(paint);
     if (button.dataset.do === "draw") { map.drawing = !map.drawing; Plotly.relayout(plot, { dragmode: map.drawing ? false : "pan" }); words(); }
     if (button.dataset.kind !== undefined) {
       const key = map.settings.colour + button.dataset.kind;
@@ -172,9 +181,11 @@ unclip.map.view = (element, props, watch, trigger) => {
     const value = props.value || {};
     map.session = { own: value.own || [], at: value.at || {}, paths: value.paths || [] };
     if (!value.plotly) return;
-    await Promise.all([map.script(value.plotly), (async () => {
-      if (value.map && base !== value.map) { base = value.map; map.data = await map.load(base); }
-    })()]);
+    const script = map.script(value.plotly);
+    if (value.map && base !== value.map) { base = value.map; data = map.load(base); }
+    map.data = await data;
+    if (!ready) map.changed("data");
+    await script;
     ready = true;
     map.changed("data");
   };

@@ -22,23 +22,24 @@ unclip.GLYPHS = { text: "Aa", clip: "z<sub>t</sub>", prior: "P(z|y)", z_i: "z<su
 
 // The strip as it waits for its turn: everything dark but what can never be lit.
 unclip.waiting = (value) => {
+  unclip.stopping = false;
   const cells = Object.fromEntries(Object.entries((value || {}).cells || {}).map(([name, cell]) =>
     [name, { state: cell.state === "missing" ? "missing" : "idle" }]));
   return { phase: "running", cells };
 };
 
-// Stop, at once: steps of that run that were already on their way no longer count as running.
-unclip.halt = (value) => {
-  unclip.halted = value.run;
+// Stop counts at once: what of the run is still on its way no longer lights the strip, and the end that Gradio reports of
+// a run that was cancelled, which is failure, is none.
+unclip.stopRun = (value) => {
+  unclip.stopping = true;
   return { ...value, phase: "stopped" };
 };
-
-unclip.fail = (value) => (value.phase === "stopped" ? value : { ...value, phase: "failed" });
+unclip.endRun = (value) => ({ ...value, phase: unclip.stopping ? "stopped" : "failed" });
 
 unclip.strip = (element, props, watch) => {
   const t = unclip.t, escape = unclip.escape;
   let looked = null;
-  const phaseOf = ({ phase, run }) => (phase === "running" && run && run === unclip.halted ? "stopped" : phase || "idle");
+  const phaseOf = ({ phase }) => (phase === "running" && unclip.stopping ? "stopped" : phase || "idle");
   // One line that says what the stage under the pointer, or the one at work, does.
   const explain = () => {
     const cells = (props.value || {}).cells || {}, phase = phaseOf(props.value || {});
