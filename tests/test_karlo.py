@@ -9,8 +9,9 @@ import torch
 from unclip_core import karlo, karlo_hub
 from unclip_core.errors import PackError, RequestError
 from unclip_core.karlo_extras import Lanczos, add_stand_in, from_statistics
-from unclip_core.karlo_stages import ReferenceSchedule
+from unclip_core.karlo_stages import KarloPrior, ReferenceSchedule
 from unclip_core.pipeline import UnCLIP
+from unclip_core.prior_diffusion import DiffusionPriorConfig
 
 COMMITS = {karlo_hub.TEXT_TO_IMAGE: "a" * 40, karlo_hub.VARIATIONS: "b" * 40}
 
@@ -37,9 +38,10 @@ class Hub:
             if not folder.is_dir():
                 raise OSError("not in the cache")
             return str(folder)
-        sign = folder / karlo_hub._SIGNS[repo_id]
-        sign.parent.mkdir(parents=True, exist_ok=True)
-        sign.write_text("{}")
+        for network in karlo_hub.NETWORKS[repo_id]:
+            (folder / network).mkdir(parents=True, exist_ok=True)
+            (folder / network / "config.json").write_text("{}")
+            (folder / network / "model.safetensors").write_bytes(b"")
         return str(folder)
 
 
@@ -70,6 +72,14 @@ def test_the_pin_holds_when_the_branch_moves_on(hub, tmp_path, monkeypatch):
     assert folder.name == "a" * 40
     chosen, _ = karlo_hub.find("karlo@" + "d" * 40, tmp_path)
     assert chosen.name == "d" * 40
+    assert karlo_hub.find("karlo", tmp_path)[0].name == "a" * 40
+
+
+def test_a_fetch_that_was_broken_off_is_taken_up_again(hub, tmp_path):
+    folder, _ = karlo_hub.find("karlo", tmp_path)
+    weights = folder / "decoder" / "model.safetensors"
+    weights.unlink()
+    assert karlo_hub.find("karlo", tmp_path)[0] == folder and weights.is_file()
 
 
 def test_a_revision_that_is_no_commit_is_refused(tmp_path):
@@ -125,6 +135,15 @@ def test_a_pack_with_its_own_upsampler_takes_no_stand_in(tiny_model):
 def test_other_packs_are_not_sampled_the_published_way(tiny_model):
     with pytest.raises(RequestError, match="Only published unCLIP weights"):
         karlo.sample_reference(tiny_model, ["a red apple"])
+
+
+def test_our_samplers_read_a_prior_as_it_was_trained():
+    schedule = ReferenceSchedule(predicts="eps", clip=None)
+    prior = KarloPrior(DiffusionPriorConfig(6, 6, 4, width=8, layers=1, heads=1, unit=False, null="empty"), schedule)
+    x0, noise, t = torch.randn(2, 6), torch.randn(2, 6), torch.tensor([300, 300])
+    prior.network = lambda *_: lambda x, t: noise
+    signal, sigma = schedule.ours.signal_and_noise(t, x0)
+    torch.testing.assert_close(prior.denoiser(None, 1.0)(signal * x0 + sigma * noise, t), x0, atol=1e-5, rtol=1e-5)
 
 
 def test_learned_variance_lies_between_its_two_bounds():

@@ -17,29 +17,24 @@ from unclip_core.errors import PackError
 NAME = "karlo"
 TEXT_TO_IMAGE = "kakaobrain/karlo-v1-alpha"
 VARIATIONS = "kakaobrain/karlo-v1-alpha-image-variations"  # has the image encoder, which the other lacks
-PATTERNS = {
-    TEXT_TO_IMAGE: [
+NETWORKS = {  # what is taken from each repository
+    TEXT_TO_IMAGE: ("text_encoder", "prior", "text_proj", "decoder", "super_res_first", "super_res_last"),
+    VARIATIONS: ("image_encoder",),
+}
+_FILES = ("config.json", "model.safetensors", "diffusion_pytorch_model.safetensors")
+_BESIDE = {
+    TEXT_TO_IMAGE: (
         "model_index.json",
         "tokenizer/*.json",
         "tokenizer/merges.txt",
         "*_scheduler/scheduler_config.json",
-        *(
-            f"{part}/{file}"
-            for part in (
-                "text_encoder",
-                "prior",
-                "text_proj",
-                "decoder",
-                "super_res_first",
-                "super_res_last",
-            )
-            for file in ("config.json", "model.safetensors", "diffusion_pytorch_model.safetensors")
-        ),
-    ],
-    VARIATIONS: ["image_encoder/config.json", "image_encoder/model.safetensors", "feature_extractor/*.json"],
+    ),
+    VARIATIONS: ("feature_extractor/*.json",),
 }
-# One file of each repository without which it is not there.
-_SIGNS = {TEXT_TO_IMAGE: "decoder/config.json", VARIATIONS: "image_encoder/config.json"}
+PATTERNS = {
+    repository: [*_BESIDE[repository], *(f"{network}/{file}" for network in networks for file in _FILES)]
+    for repository, networks in NETWORKS.items()
+}
 GIGABYTES = 15  # about: 3,700 million float32 numbers, image encoder included
 
 
@@ -110,23 +105,34 @@ def _pin(repository: str, revision: str) -> None:
         return
 
 
+def _is_whole(folder: Path, repository: str) -> bool:
+    """Whether a fetch came to its end: every network has its config and its weights."""
+    return all(
+        (folder / network / "config.json").is_file() and any((folder / network).glob("*.safetensors"))
+        for network in NETWORKS[repository]
+    )
+
+
 def _snapshot(repository: str, revision: str | None) -> Path | None:
     """The repository's folder at the revision given, the pinned one, or the one now pinned to; None if not had."""
     import huggingface_hub as hub
 
-    revision = revision or _pins().get(repository)
+    asked, revision = revision, revision or _pins().get(repository)
     options = {"repo_id": repository, "allow_patterns": PATTERNS[repository]}
+
+    def had(folder: Path) -> Path:
+        if asked is None:
+            _pin(repository, revision or folder.name)
+        return folder
+
     try:  # what is here already needs no network
         folder = Path(hub.snapshot_download(**options, revision=revision or "main", local_files_only=True))
-        if (folder / _SIGNS[repository]).is_file():
-            _pin(repository, revision or folder.name)
-            return folder
+        if _is_whole(folder, repository):
+            return had(folder)
     except Exception:  # not here; the Hub's client raises many kinds
         pass
     try:
         revision = revision or hub.HfApi().model_info(repository).sha
-        folder = Path(hub.snapshot_download(**options, revision=revision))
+        return had(Path(hub.snapshot_download(**options, revision=revision)))
     except Exception:  # no network, or no such repository any more
         return None
-    _pin(repository, revision)
-    return folder
