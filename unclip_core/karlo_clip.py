@@ -189,7 +189,13 @@ def load_clip(
             {"projection_dim": (embed_dim,)},
         )
     config = ClipConfig(
-        embed_dim, image_tower, text_tower, quick, normalize=False, pad_to_context=True, **_preprocessing(image)
+        embed_dim,
+        image_tower,
+        text_tower,
+        quick,
+        normalize=False,
+        pad_to_context=True,
+        **_preprocessing(image, image_tower["image_size"]),
     )
     words = Tokenizer.read(tokenizer, text_tower["context_length"])
     if max(words.vocabulary.values()) >= text_tower["vocab_size"]:
@@ -218,12 +224,15 @@ def _tower(settings: dict[str, Any], where: str, width: int, inner: int, layers:
     return tower, activation == "quick_gelu"
 
 
-def _preprocessing(image: Path | None) -> dict[str, tuple[float, ...]]:
-    """The pictures' mean and spread that the image tower expects."""
+def _preprocessing(image: Path | None, side: int) -> dict[str, tuple[float, ...]]:
+    """The pictures' mean and spread that the image tower, `side` pixels wide, expects."""
     usual = {"image_mean": (0.48145466, 0.4578275, 0.40821073), "image_std": (0.26862954, 0.26130258, 0.27577711)}
     settings = {}
     if image is not None and (path := image.parent / "feature_extractor" / "preprocessor_config.json").is_file():
         settings = read_json(path)
+        wanted = {f"do_{step}": (True, None) for step in ("resize", "center_crop", "rescale", "normalize")}
+        sizes = (side, {"shortest_edge": side}, {"height": side, "width": side}, None)
+        demand(settings, path.parent.name, {**wanted, "resample": (3, None), "size": sizes, "crop_size": sizes})
     return {name[6:]: tuple(settings.get(name, value)) for name, value in usual.items()}
 
 

@@ -32,7 +32,7 @@ def demand(settings: Settings, where: str, wanted: Mapping[str, tuple[Any, ...]]
     for name, supported in wanted.items():
         value = settings.get(name, supported[0])
         if value not in supported:
-            raise PackError(f"{where}/config.json: {name} = {value!r} is not supported (only {supported[0]!r}).")
+            raise PackError(f"{where}, its settings: {name} = {value!r} is not supported (only {supported[0]!r}).")
 
 
 def _pair(ours: str, *theirs: str) -> KeyMap:

@@ -132,6 +132,11 @@ class Maker:
         schedule = self._schedule("prior")
         with torch.device("meta"):
             prior = KarloPrior(prior_config(settings, schedule.clip, schedule.steps), schedule)
+        if prior.config.context_length != self._clip.context_length:
+            raise PackError(
+                f"prior: reads captions of {prior.config.context_length} tokens, but the tokenizer makes "
+                f"{self._clip.context_length}."
+            )
         self._fill(prior, prior_keys(prior.config), weights, check, ("clip_mean", "clip_std"))
         prior.empty = self.empty
         return prior

@@ -50,7 +50,14 @@ SHAPES = {
     "three levels, another head everywhere": Shape(
         embed_dim=24,
         positions=21,
-        text={"num_attention_heads": 3, "intermediate_size": 37, "hidden_act": "gelu", "num_hidden_layers": 3},
+        text={
+            "num_attention_heads": 3,
+            "intermediate_size": 37,
+            "hidden_act": "gelu",
+            "num_hidden_layers": 3,
+            "max_position_embeddings": 23,  # more than captions take
+            "layer_norm_eps": 1e-4,
+        },
         image={"hidden_size": 48, "num_attention_heads": 6, "patch_size": 4, "layer_norm_eps": 1e-6},
         prior={"num_attention_heads": 3, "attention_head_dim": 12, "num_layers": 3, "time_embed_dim": 20},
         decoder={
@@ -71,6 +78,7 @@ SHAPES = {
             "layers_per_block": 2,
             "sample_size": 24,
             "add_attention": False,
+            "time_embedding_dim": 20,
         },
         prior_scheduler={"num_train_timesteps": 50, "clip_sample_range": 3.0},
         decoder_scheduler={"num_train_timesteps": 200, "clip_sample": False, "variance_type": "learned_range"},

@@ -4,7 +4,9 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import peers
 import pytest
 import torch
@@ -123,6 +125,21 @@ def test_other_dtypes(folder, model):
     assert drawn(narrow).isfinite().all()
 
 
+def test_double_width_from_the_folder(folder, model):
+    wide = UnCLIP.load(folder, dtype="float64")
+    text = wide.encode_text(["red"])
+    assert text.pooled.dtype == text.tokens.dtype == torch.float64
+    upsampler = wide.stages["upsampler_256"]
+    assert {p.dtype for stage in (wide.stages["prior"], upsampler) for p in stage.parameters()} == {torch.float64}
+    torch.testing.assert_close(text.tokens.float(), model.encode_text(["red"]).tokens, atol=1e-5, rtol=0)
+    assert drawn(wide).dtype == torch.float32
+
+
+def test_a_folder_without_an_index(copy, model):
+    (copy / "model_index.json").unlink()
+    assert karlo.is_karlo(copy) and UnCLIP.load(copy).hash == model.hash
+
+
 # ---- the pipeline's verbs ----
 
 
@@ -158,9 +175,27 @@ def test_what_it_lacks_is_said(folder):
         add_stand_in(model, "lanczos")
 
 
+def test_the_page_offers_a_labelled_stand_in(folder, copy):
+    from components.engine import Engine
+    from components.live import size_choices
+
+    engine = Engine.load(folder)
+    assert engine.sizes() == [64, 256] and [side for _, side in size_choices(engine)] == [64, 256, 1024]
+    request = engine.request(prompt="a red apple", size=1024, decoder_steps=1, prior_steps=1, upsampler_256_steps=1)
+    *_, step = engine.generate(request)
+    (made,) = engine.save(step.pictures, "create", request, z_i=step.z_i)
+    assert made.picture.size == (1024, 1024) and "Lanczos" in engine.read(made.path)["stand_ins"]["upsampler_1024"]
+    shutil.rmtree(copy / "super_res_last")
+    assert Engine.load(copy).stand_in == "" and Engine.load(copy).sizes() == [64]
+
+
 def test_without_an_image_encoder(copy):
+    from components.map_data import MapData
+
     shutil.rmtree(copy / "image_encoder")
     model = UnCLIP.load(copy)
+    rows = np.zeros((5, model.stages["clip"].embed_dim), np.float32)
+    assert not MapData.fits(SimpleNamespace(probe=rows), model)  # a map cannot be compared, so it is another pack's
     with pytest.raises(RequestError, match="image_encoder"):
         model.encode_image([Image.new("RGB", (64, 64))])
     assert model.generate("a red apple", decoder_steps=2, prior_steps=2)[0].size == (64, 64)
@@ -218,6 +253,15 @@ FAULTS = {
     "another schedule": (
         lambda f: damage(f / "prior_scheduler" / "scheduler_config.json", lambda c: c.update(beta_schedule="linear")),
         "beta_schedule = 'linear'",
+    ),
+    "another picture preparation": (
+        lambda f: damage(
+            f / "feature_extractor" / "preprocessor_config.json", lambda c: c.update(size={"shortest_edge": 40})
+        ),
+        "feature_extractor, its settings: size = {'shortest_edge': 40} is not supported",
+    ),
+    "captions of another length": (
+        lambda f: damage(f / "prior" / "config.json", lambda c: c.update(num_embeddings=9)), "of 9 tokens",
     ),
     "shards outside": (
         lambda f: (f / "prior" / "diffusion_pytorch_model.safetensors.index.json").write_text(

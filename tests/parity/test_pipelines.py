@@ -28,7 +28,7 @@ def pair(request, tmp_path_factory):
 
 
 def in_double(pipeline, model):
-    """Both in float64. The stages are replaced in a copy of ours."""
+    """Both in float64. The stages are replaced in a copy of ours, by what conversion makes of them."""
     pipeline, model = copy.deepcopy(pipeline).to(torch.float64), copy.copy(model)
     stages = {name: copy.deepcopy(stage).double() for name, stage in model.stages.items()}
     empty = stages["clip"].encode_text([""])
@@ -85,9 +85,8 @@ def test_text_to_image_in_float32(pair, n, given):
     latents = starting_noises(shape, model, 2 * n) if given else None
     steps, generator = (4, 5, 3), torch.Generator()
     expected = theirs(pipeline, PROMPTS, steps, (4.0, 8.0), n, generator.manual_seed(6), latents)
-    ours = sample_reference(
-        model, PROMPTS, steps=steps, pictures_per_prompt=n, latents=latents, generator=generator.manual_seed(6)
-    )
+    generators = generator.manual_seed(6) if given else [generator.manual_seed(6)]  # a list of one is for all
+    ours = sample_reference(model, PROMPTS, steps=steps, pictures_per_prompt=n, latents=latents, generator=generators)
     assert ours.shape == (2 * n, 3, *expected.shape[-2:]) and 0 <= ours.min() and ours.max() <= 1
     torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)
 
@@ -130,9 +129,19 @@ def test_image_variations(pair, guidance):
     assert (seen - expected).abs().mean() < 0.05  # through our own reading of the pictures
 
 
-def test_mistakes_are_named(pair):
-    _, _, model = pair
-    with pytest.raises(RequestError, match="starting noise"):
-        sample_reference(model, PROMPTS, steps=(1, 1, 1), latents=(torch.zeros(1, 1), None, None))
-    with pytest.raises(RequestError, match="generators"):
-        sample_reference(model, PROMPTS, steps=(1, 1, 1), generator=[torch.Generator()])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latents": (torch.zeros(1, 1), None, None)}, "starting noise"),
+        ({"latents": (None, None)}, "3 starting noises"),
+        ({"generator": [torch.Generator()] * 3}, "3 generators"),
+        ({"steps": (1, 0, 1)}, "steps holds 3"),
+        ({"steps": (1, 1)}, "steps holds 3"),
+        ({"guidance": 4.0}, "guidance holds 2"),
+        ({"guidance": (4.0, float("nan"))}, "guidance holds 2"),
+        ({"pictures_per_prompt": 0}, "pictures_per_prompt"),
+    ],
+)
+def test_mistakes_are_named(pair, options, message):
+    with pytest.raises(RequestError, match=message):
+        sample_reference(pair[2], PROMPTS, **{"steps": (1, 1, 1), **options})
