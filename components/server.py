@@ -35,6 +35,8 @@ POLICY = "; ".join(
 def prepare(offline: bool = True) -> None:
     """Set what Gradio and the Hub client read when they are imported. Call it before importing either."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # Gradio sums up all events anew after each one, for a monitoring page that is switched off.
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000000000"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -148,7 +150,7 @@ async def _refuse(send: Any, limit: int) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def launch_options(host: str, port: int, share: bool, mcp: bool) -> dict[str, Any]:
+def launch_options(host: str, port: int | None, share: bool, mcp: bool) -> dict[str, Any]:
     """Arguments of `launch()` that decide who may do what."""
     from starlette.middleware import Middleware
 

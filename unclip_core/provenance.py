@@ -45,7 +45,7 @@ def save_png(picture: Image.Image, path: str | Path, recipe: Mapping[str, Any], 
             os.unlink(partial)
             raise
     except OSError as fault:
-        raise RequestError(f"{path}: cannot be written ({fault.strerror or fault}).", "write") from fault
+        raise RequestError(f"{path.name}: cannot be written ({fault.strerror or fault}).", "write") from fault
     return path
 
 
