@@ -28,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unclip_core.clip import TextFeatures
@@ -93,11 +94,14 @@ def write_random(name: str, size: str, folder: Path) -> None:
     network.save_pretrained(folder, max_shard_size="100GB")
 
 
-def load_theirs(name: str, folder: Path, device: str = "cpu") -> nn.Module:
-    from diffusers import PriorTransformer, UNet2DConditionModel, UNet2DModel
-
-    kind = {"prior": PriorTransformer, "decoder": UNet2DConditionModel, "upsampler": UNet2DModel}[name]
-    return kind.from_pretrained(folder, local_files_only=True).eval().requires_grad_(False).to(device)
+def load_theirs(name: str, size: str, folder: Path, device: str = "cpu") -> nn.Module:
+    """Without a second copy of the weights on the way, as diffusers loads where accelerate is installed."""
+    network = their_network(name, size)
+    network.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"), assign=True)
+    if name == "prior":  # its mask is no weight, and is made with the network
+        shallow = type(network).from_config({**network.config, "num_layers": 0})
+        network.causal_attention_mask = shallow.causal_attention_mask
+    return network.eval().requires_grad_(False).to(device)
 
 
 def load_ours(name: str, folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
@@ -186,7 +190,7 @@ def compare(
     given = inputs(name, size, read_json(folder / "config.json"), tokens, device)
     steps, expected = STEPS[name], None
     for kind, dtype in (("", torch.float32), ("_bfloat16", torch.bfloat16)):
-        theirs, ours = load_theirs(name, folder, device).to(dtype), load_ours(name, folder, dtype, device)
+        theirs, ours = load_theirs(name, size, folder, device).to(dtype), load_ours(name, folder, dtype, device)
         our_step(name, ours, given)  # pages the weights in
         step, (once, own) = their_step(name, theirs, given), our_step(name, ours, given)
         pairs = [(timed(step), timed(own)) for _ in range(1 + (repeats or REPEATS[name]))]
@@ -211,7 +215,7 @@ def peak(name: str, size: str, folder: Path, whose: str) -> None:
     """In a process of its own: load, run one step, print the peak of resident memory and its anonymous part, in GB."""
     given = inputs(name, size, read_json(folder / "config.json"), TOKENS)
     if whose == "theirs":
-        their_step(name, load_theirs(name, folder), given)()
+        their_step(name, load_theirs(name, size, folder), given)()
     else:
         dtype = torch.bfloat16 if whose == "ours_bfloat16" else torch.float32
         our_step(name, load_ours(name, folder, dtype), given)[1]()
