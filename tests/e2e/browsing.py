@@ -7,6 +7,7 @@ from collections.abc import Callable
 from PIL import Image, ImageChops
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
+WAIT = 300_000  # ms for anything to come: no test asks how fast a machine is that may be doing other things
 PROMPT = "#prompt input"
 SMALL = "?lab=create&size=64&seed=3&prompt=a+red+apple"
 
@@ -49,10 +50,9 @@ def started(page, start: Callable[[], None]) -> None:
         """(before) => document.querySelector("#result .viewer").dataset.run !== before
            && document.querySelector("ol.strip[data-phase=done]") && document.querySelector("[data-save='0']")""",
         arg=before,
-        timeout=120_000,
     )
 
 
 def message(page) -> str:
-    page.wait_for_selector("[data-testid=toast-text]", timeout=10_000)
-    return page.inner_text("[data-testid=toast-text]")
+    """What the page's message says: read as it appears, for it does not stay."""
+    return page.wait_for_function("() => document.querySelector('[data-testid=toast-text]')?.innerText").json_value()

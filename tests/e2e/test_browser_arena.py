@@ -56,7 +56,7 @@ def judge(page, press: Callable[[], None]) -> None:
     """Vote, and wait until the next pair (or the thanks) stands there."""
     page.evaluate("() => { document.querySelector('#arena .arena-pair').dataset.old = 'yes'; }")
     press()
-    page.wait_for_function("() => !document.querySelector('#arena [data-old]')", timeout=30_000)
+    page.wait_for_function("() => !document.querySelector('#arena [data-old]')")
 
 
 def test_a_person_votes_with_the_keyboard_to_the_end(enter, match):
@@ -64,7 +64,8 @@ def test_a_person_votes_with_the_keyboard_to_the_end(enter, match):
     before = cast(match)
     for turn in range(3 * ITEMS):
         assert page.locator(".arena-head output").inner_text() == f"{turn} of {3 * ITEMS}"
-        judge(page, lambda: page.keyboard.press(("ArrowLeft", "ArrowDown", "ArrowRight")[turn % 3]))
+        key = ("ArrowLeft", "ArrowDown", "ArrowRight")[turn % 3]
+        judge(page, lambda key=key: page.keyboard.press(key))
     assert "Thank you" in page.locator(".arena-note").inner_text()
     assert cast(match) - before == 3 * ITEMS
     page.get_by_role("tab", name="Results").click()
@@ -179,5 +180,5 @@ def test_sixteen_browsers_at_once(enter, match):
         for page in pages:
             page.evaluate(f"() => setTimeout(() => document.querySelector('[data-choice={choice}]').click(), 200)")
         for page in pages:
-            page.wait_for_function("() => !document.querySelector('#arena [data-old]')", timeout=60_000)
+            page.wait_for_function("() => !document.querySelector('#arena [data-old]')")
     assert cast(match) - before == 3 * 16
