@@ -70,7 +70,7 @@ def create_tab(engine: Engine, shelf: Shelf) -> None:
         yield progress.strip(), progress.viewer(), gr.skip()
         for step in engine.generate(request, preview_every=PREVIEW_EVERY):
             if progress.take(step):
-                yield progress.strip(), progress.viewer(), gr.skip()
+                yield progress.strip(), progress.viewer() if step.pictures else gr.skip(), gr.skip()
         made = engine.save(progress.final, "create", request, z_i=progress.z_i)
         yield progress.strip("done"), progress.result(made), shelf.add(items, made)
 

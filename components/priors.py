@@ -143,7 +143,7 @@ def priors_tab(engine: Engine, shelf: Shelf) -> None:
                 if outcome is not None:
                     grid.feet[column] = outcome.foot()
                     items = shelf.add(items, reversed(outcome.made))
-                if pictures or outcome is None:
+                if pictures:
                     yield grid.value(), gr.skip() if outcome is None else items
         grid.note = say("priors.reading")
         yield grid.value("done"), gr.skip()
