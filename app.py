@@ -101,6 +101,7 @@ def main() -> None:
         from components import preflight
 
         worker.run(preflight.report, engine, args.lang)
+    server.fetch_nothing()
     options = server.launch_options(args.host, args.port, args.share, args.mcp)
     demo.launch(theme=theme.theme(), head=theme.head(args.talk), **options)
 

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import gradio as gr
 import PIL.Image
 from gradio.components.api_component import Api
+from gradio.data_classes import ImageData
 from gradio_client.utils import python_type_to_json_schema
 
 from components.engine import Engine
@@ -91,8 +92,20 @@ class Radio(_AsSent, gr.Radio):
     """gr.Radio, unchecked."""
 
 
+class _Upload(ImageData):
+    """What stands for an uploaded picture. Anything else, such as a bare path, is refused in words for people."""
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> _Upload:
+        if not isinstance(obj, (dict, ImageData)):
+            raise gr.Error("A picture is sent as an uploaded file (in Python: handle_file).", print_exception=False)
+        return super().model_validate(obj, **options)
+
+
 class Image(_AsSent, gr.Image):
     """gr.Image that hands over the uploaded file's path, undecoded."""
+
+    data_model = _Upload
 
     def preprocess(self, payload: Any) -> str | None:
         if payload is None or not payload.path or (payload.url or "").startswith("data:"):

@@ -150,6 +150,17 @@ async def _refuse(send: Any, limit: int) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+def fetch_nothing() -> None:
+    """Refuse a picture that is given as an address: Gradio would fetch it, and this app asks no other host."""
+    import gradio as gr
+    from gradio import processing_utils
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise gr.Error("A picture is sent as a file, not as an address: upload it.", print_exception=False)
+
+    processing_utils.async_ssrf_protected_download = refuse
+
+
 def launch_options(host: str, port: int | None, share: bool, mcp: bool) -> dict[str, Any]:
     """Arguments of `launch()` that decide who may do what."""
     from starlette.middleware import Middleware

@@ -47,6 +47,7 @@ def asking(tiny_model, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNCLIP_HOME", str(home))
         demo: gr.Blocks = worker.place(app.build(Engine(tiny_model)))
+        server.fetch_nothing()
         options = server.launch_options("127.0.0.1", None, share=False, mcp=False)  # any free port
         _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, **options)
         asking = Asking(address)
@@ -183,8 +184,8 @@ NOT_UPLOADED = {
     "a file of the machine": (named("/etc/passwd"), "not uploaded"),
     "a file of the app": (named(str(ROOT / "assets" / "icons" / "favicon.png")), "not uploaded"),
     "a way out of the uploads": (named("/tmp/gradio/../../etc/passwd"), "not uploaded"),
-    "text": ("a.png", ""),
-    "a number": (7, ""),
+    "text": ("a.png", "handle_file"),
+    "a number": (7, "handle_file"),
 }
 
 
@@ -194,15 +195,14 @@ def test_pictures_that_were_not_uploaded_are_refused(asking, name):
     refused(asking, "variations", word, picture=value, n=1)
 
 
-@pytest.mark.parametrize("where", ["path", "url"])
-def test_pictures_are_fetched_from_no_address(asking, where):
+def test_pictures_are_fetched_from_no_address(asking):
     with socket.socket() as elsewhere:
         elsewhere.bind(("127.0.0.1", 0))
         elsewhere.listen()
         elsewhere.settimeout(0.5)
         address = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/a.png"
-        value = named(address) if where == "path" else named("a.png", url=address)
-        refused(asking, "variations", "", picture=value, n=1)
+        refused(asking, "variations", "not as an address", picture=named(address), n=1)
+        refused(asking, "variations", "not uploaded", picture=named("a.png", url=address), n=1)
         with pytest.raises(TimeoutError):
             elsewhere.accept()
 
