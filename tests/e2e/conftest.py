@@ -30,7 +30,7 @@ def address(e2e_pack: Path | str) -> Iterator[str]:
     server, address = start(e2e_pack)
     yield address
     server.terminate()
-    server.wait(20)
+    server.wait(60)
 
 
 @pytest.fixture(scope="session")

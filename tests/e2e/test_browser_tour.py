@@ -15,7 +15,7 @@ def address(e2e_pack):
     server, address = start(e2e_pack, "--talk")
     yield address
     server.terminate()
-    server.wait(20)
+    server.wait(60)
 
 
 def title(page) -> str:
