@@ -156,6 +156,6 @@ def test_killed_or_ended_in_the_middle_of_a_picture_with_a_home_that_cannot_be_w
             log.seek(0)
             printed = log.read()
         assert ended == code and "Traceback" not in printed, printed
-        files = list(served.rglob("*.png"))
+        files = list(served.glob("unclip-pictures-*/*/*.png"))
         assert all(read_recipe(file) for file in files) and not list(served.rglob("*.partial"))
         assert files if signal_ == signal.SIGKILL else set(served.iterdir()) == before
