@@ -123,10 +123,16 @@ class Engine:
         return read_recipe(path)
 
     def new_file(self, name: str) -> Path:
-        """A path for a file to hand out (GIF, MP4, zip). Removed some hours later, and when the app ends."""
+        """A path for a file to hand out (GIF, MP4, zip). Removed some hours later, and when the app ends.
+
+        Raises RequestError where there is no place for it.
+        """
         self._sweep()
         folder = self.folder / uuid.uuid4().hex
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as fault:
+            raise RequestError(f"{name}: cannot be written ({fault.strerror or fault}).", "write") from fault
         return folder / name
 
     def save(
