@@ -10,6 +10,7 @@ A run ends within a step of its visitor pressing Stop, closing the page, or brea
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import functools
 import inspect
@@ -25,10 +26,14 @@ from gradio.context import LocalContext
 from unclip_core import stopping
 
 _END = object()
+PATIENCE = 30  # seconds that the end of the process waits for a step
 
 
 class _Worker:
-    """A thread that makes calls one after another. It starts with the first of them, and ends with the process."""
+    """A thread that makes calls one after another. It starts with the first of them, and ends before the process does:
+    Python aborts where a thread still computes while it closes down."""
+
+    ending = False
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Future, Callable[[], Any]]] = queue.SimpleQueue()
@@ -41,6 +46,7 @@ class _Worker:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="model", daemon=True)
                 self._thread.start()
+                atexit.register(self.end)
         future: Future = Future()
         self._calls.put((future, functools.partial(contextvars.copy_context().run, call, *args)))
         return future
@@ -48,8 +54,14 @@ class _Worker:
     def runs_here(self) -> bool:
         return threading.current_thread() is self._thread
 
+    def end(self) -> None:
+        """Have the run in progress given up, and wait until it is."""
+        self.ending = True
+        self.submit(lambda: None)  # wakes a thread that waits
+        self._thread.join(PATIENCE)
+
     def _work(self) -> None:
-        while True:
+        while not self.ending:
             future, call = self._calls.get()
             if future.set_running_or_notify_cancel():
                 try:
@@ -107,7 +119,9 @@ class _Visit:
 
     def _given_up(self) -> bool:
         """Gradio marks a run whose visitor has gone, but lets it go on until it next yields."""
-        return self._over or (self._event is not None and (not self._event.alive or self._event.closed))
+        return (
+            _worker.ending or self._over or (self._event is not None and (not self._event.alive or self._event.closed))
+        )
 
 
 def _visited(handler: Callable[..., Any], demo: gr.Blocks) -> Callable[..., Any]:
