@@ -198,8 +198,7 @@ def test_two_processes_share_the_work(tmp_path, tiny_pack, judge):
         "torch.distributed.run",
         "--nproc_per_node",
         "2",
-        "--master_port",
-        "0",
+        "--standalone",
         "-m",
         "unclip_core",
     ]
