@@ -170,7 +170,8 @@ def knows(album: Album) -> Figure:
     model, subject = album.engine.model, album.subject("red-apple")
     width = subject.latent.z_i.shape[1]
     ks = sorted({max(1, round(width * share)) for share in (0.01, 0.03, 0.06, 0.12, 0.25, 0.5, 1)})
-    files = album.decode("knows", truncate_components(subject.latent, model.pca, ks))
+    alone = Latent(truncate_components(subject.latent, model.pca, ks).z_i)  # its own x_T would show the rest
+    files = album.decode("knows", alone)
     frames = [{"k": k, "width": width, "explained": round(float(model.pca.explained[k - 1]), 3)} for k in ks]
     values = {"word": "cat", "x": 0.5, "y": 0.55, "word_size": 0.24, "colour": "ink", "label": True}
     values["classes"] = "apple, cat, dog, pizza, rocket"

@@ -42,7 +42,7 @@ CHAPTERS = (
     Chapter(
         "knows",
         (
-            ("pca", {"example": "red-apple"}),
+            ("pca", {"example": "red-apple", "noise": "fixed"}),
             ("typographic", {"example": "red-apple", "word": {"en": "cat", "ko": "고양이"}}),
         ),
     ),

@@ -239,6 +239,16 @@ def test_all_components_are_the_reconstruction_and_noise_is_shared(engine, subje
     assert chart["at"] == 8 and len(shares) == 33 and shares == sorted(shares) and shares[-1] == pytest.approx(1)
 
 
+def test_with_fixed_noise_pca_shows_z_i_alone(engine, subject):
+    job = pca.truncated(engine, subject, {"k": 32, "size": 64, "noise": "fixed"})
+    made = decoded(engine, "pca", [job])[0]
+    assert job.latent.x_T is None and job.request["noise"] == "fixed"
+    alone = engine.model.decode(subject.latent.z_i, size=64)[0]
+    assert apart(made.picture, alone) <= 1 and apart(made.picture, subject.reconstruction) > 1
+    with pytest.raises(RequestError, match="noise"):
+        pca.truncated(engine, subject, {"k": 3, "size": 64, "noise": "white"})
+
+
 @pytest.mark.parametrize("k", [0, 33, math.nan, 2.5, None, "8"])
 def test_bad_k_is_refused(engine, subject, k):
     with pytest.raises(RequestError, match="components k"):

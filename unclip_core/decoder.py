@@ -37,6 +37,14 @@ class DecoderConfig:
     image_size: int = 64
 
 
+def _summed(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer, frozen and on a CPU summed in float64: its float32 sums depend on the batch in their last bit,
+    and a bit is enough to part two bfloat16 pictures visibly."""
+    if x.device.type != "cpu" or layer.weight.requires_grad:
+        return layer(x)
+    return F.linear(x.double(), layer.weight.double(), layer.bias.double()).to(x.dtype)
+
+
 class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
@@ -88,11 +96,11 @@ class Decoder(nn.Module):
         batch = batch or len(z_i if z_i is not None else text.tokens)
         image = self._image_rows(z_i, batch, drop_image)  # [B, D]
         tokens, mask = self._text_rows(text, batch, drop_text)  # [B, L, W], [B, L]
-        image_tokens = self.image_to_tokens(image).reshape(batch, self.config.image_tokens, -1)  # [B, K, X]
-        text_tokens = self.text_norm(self.text_to_context(tokens.to(image)))  # [B, L, X]
+        image_tokens = _summed(self.image_to_tokens, image).reshape(batch, self.config.image_tokens, -1)  # [B, K, X]
+        text_tokens = self.text_norm(_summed(self.text_to_context, tokens.to(image)))  # [B, L, X]
         context = torch.cat([image_tokens.to(text_tokens), text_tokens], dim=1)
         mask = torch.cat([mask.new_ones(batch, self.config.image_tokens), mask], dim=1)
-        return self.image_to_time(image), context, mask
+        return _summed(self.image_to_time, image), context, mask
 
     def _image_rows(self, z_i: Tensor | None, batch: int, drop: Tensor | None) -> Tensor:
         """Standardised embeddings [B, D], the learned null where there is none or it is dropped."""
