@@ -13,6 +13,7 @@ from unclip_core.corpus import scenes
 from unclip_core.corpus.shards import write_shards
 from unclip_core.errors import PackError, UnclipError
 from unclip_core.packs import read_pack
+from unclip_core.training import teacher
 from unclip_core.training.runs import averaged, make_pack
 from unclip_core.training.train import parse, rate, train
 
@@ -30,7 +31,14 @@ def data(tmp_path_factory) -> Path:
             yield (
                 f"s{i}",
                 picture,
-                {"captions": texts, "kind": "single", "core": True, "label": texts[0], "label_ko": texts[-1]},
+                {
+                    "captions": texts,
+                    "kind": "single" if i % 4 else "shapes",
+                    "concept": f"{i % 6}",
+                    "core": True,
+                    "label": texts[0],
+                    "label_ko": texts[-1],
+                },
             )
 
     for name, count, size in (
@@ -94,6 +102,20 @@ def test_every_stage_takes_a_step_and_judges_itself(stage, data, tiny_pack, tmp_
     assert config and all(torch.isfinite(w.float()).all() for w in weights.values())
 
 
+@pytest.mark.parametrize(("tower", "locked"), [("picture", "text"), ("text", "picture")])
+def test_one_tower_of_clip_trains_while_the_other_stays(tower, locked, data, tiny_pack, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "features", lambda data, rows: torch.randn(len(rows), 32))
+    train(parse(options(data, tmp_path, tiny_pack, stage="clip", steps=1, batch=8)))
+    _, before = averaged(tmp_path, "clip")
+    option = f"train={tower}"
+    more = options(data, tmp_path, tiny_pack, stage="clip", init=tmp_path, steps=2, batch=8, option=option, ema=0)
+    train(parse(more))
+    _, after = averaged(tmp_path, "clip")
+    assert before.keys() == after.keys(), "what trains beside it is left behind"
+    moved = {key.startswith("model.visual.") for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {tower == "picture"}
+
+
 def test_runs_become_a_pack(data, tiny_pack, tmp_path):
     train(parse(options(data, tmp_path / "runs", tiny_pack, stage="prior", steps=1)))
     folder = make_pack(tmp_path / "runs", data, tmp_path / "mine", base=str(tiny_pack))
@@ -125,5 +147,7 @@ def test_faults_are_named(data, tiny_pack, tmp_path):
         train(parse(options(data, tmp_path, tiny_pack, resume=True)))
     with pytest.raises(UnclipError, match="No .tar shards"):
         train(parse(options(tmp_path / "nowhere", tmp_path, tiny_pack)))
+    with pytest.raises(UnclipError, match="both, picture, text"):
+        train(parse(options(data, tmp_path, tiny_pack, stage="clip", option="train=towers")))
     with pytest.raises(UnclipError, match="no trained prior"):
         averaged(tmp_path, "prior")

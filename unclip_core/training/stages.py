@@ -16,97 +16,18 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import save_image
 
-from unclip_core.clip import Clip, ClipConfig, TextFeatures, korean_words, used_vocabulary
+from unclip_core.clip import Clip, TextFeatures
 from unclip_core.decoder import Decoder, DecoderConfig
 from unclip_core.pictures import to_pictures, to_pixels
 from unclip_core.prior_ar import ARPrior, ARPriorConfig
 from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
 from unclip_core.sampling import PictureNoise, dpm_solver_pp
-from unclip_core.training.augment import MixStyle, augment
+from unclip_core.training.clip_tasks import clip_task
 from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load, load_split
 from unclip_core.training.perceptual import Perceptual
 from unclip_core.training.runs import load_clip, load_stage
 from unclip_core.unet import UNetConfig
 from unclip_core.upsampler import Upsampler, UpsamplerConfig
-
-
-class ClipTask:
-    """Contrastive training of both encoders with open_clip's loss; judged by retrieval among held-out pairs.
-    Option: korean (share of Korean captions)."""
-
-    steps, batch, lr, weight_decay, betas, clip_norm, autocast = 5000, 384, 1.5e-3, 0.1, (0.9, 0.98), 1.0, True
-    config = ClipConfig(
-        embed_dim=256,
-        vision={"layers": (2, 3, 4, 2), "width": 32, "head_width": 64, "image_size": 64},
-        text={"context_length": 48, "width": 256, "heads": 4, "layers": 4},
-    )
-
-    def __init__(self, options: Namespace) -> None:
-        from open_clip.loss import ClipLoss
-
-        self.data = load_split(options.data, 128)
-        self.held_out = load_split(options.data, 128, held_out=True)
-        captions = [c for group in self.data.captions for c in group]
-        self.config = dataclasses.replace(self.config, words=korean_words(captions))
-        self.network = Clip(self.config, used_vocabulary(captions, self.config.words)).to(
-            memory_format=torch.channels_last
-        )
-        self.captions = CaptionTable(self.data.captions, self.network.tokenize)
-        self.weights = self.data.weights(CLIP_WEIGHTS, rest=0.8)
-        codes: dict[str, int] = {}  # one number a concept; composed pictures are each their own
-        self.concepts = torch.tensor(
-            [codes.setdefault(row.get("concept") or f"row {i}", len(codes)) for i, row in enumerate(self.data.fields)]
-        )
-        self.korean_share = float(options.option.get("korean", 0.4))
-        self.contrast = ClipLoss()
-        visual, mix = self.network.model.visual, MixStyle()
-        for layer in (visual.layer1, visual.layer2):
-            layer.register_forward_hook(mix)
-
-    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """No concept twice, as far as there are enough: a caption is not told that its own concept is another's."""
-        rows = torch.multinomial(self.weights, min(2 * n, len(self.weights)), generator=generator)
-        seen = torch.zeros(int(self.concepts.max()) + 1, dtype=torch.long)
-        seen[self.concepts[rows.flip(0)]] = torch.arange(len(rows)).flip(0)  # where each concept comes first
-        first = seen[self.concepts[rows]] == torch.arange(len(rows))
-        rows = torch.cat([rows[first], rows[~first]])[:n]
-        pixels = augment(self.data.pixels(rows), self.network.image_size, generator)
-        chosen = self.captions.draw(rows, generator, self.korean_share)
-        return pixels.contiguous(memory_format=torch.channels_last), self.captions.tokens(chosen)
-
-    def loss(self, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        pixels, tokens = batch
-        network = self.network
-        network.model.logit_scale.data.clamp_(max=4.6052)  # at most 100
-        return self.contrast(network.encode_pixels(pixels), encode_by_length(network, tokens), network.logit_scale)
-
-    @torch.no_grad()
-    def validate(self, network: Clip, path) -> dict[str, float]:
-        """Share of held-out pairs whose caption finds its own picture first among all of them."""
-        rows = torch.arange(len(self.held_out))
-        z_i = torch.cat([network.encode_pixels(F.avg_pool2d(self.held_out.pixels(r), 2)) for r in rows.split(250)])
-        pairs = [*zip(self.held_out.fields, self.held_out.captions, strict=True)]
-        asked = {
-            "english": [row.get("label", texts[0]) for row, texts in pairs],
-            "korean": [row.get("label_ko", texts[-1]) for row, texts in pairs],
-            "english_with_style": [next((t for t in texts if t.endswith(" style")), texts[0]) for _, texts in pairs],
-        }
-        figures = {}
-        for name, captions in asked.items():
-            z_t = torch.cat([network.encode_text([captions[i] for i in r]).pooled for r in rows.split(250)])
-            figures[name] = ((z_t @ z_i.T).argmax(1) == rows).float().mean().item()
-        return figures
-
-    def configs(self) -> dict:
-        return {"clip": dataclasses.asdict(self.config)}
-
-
-def encode_by_length(clip: Clip, tokens: Tensor, parts: int = 4) -> Tensor:
-    """Token rows [B, L] -> pooled embeddings [B, D]; captions of like length run together to save padding."""
-    lengths = (tokens == len(clip.vocabulary) - 1).int().argmax(1) + 1
-    order = torch.argsort(lengths)
-    pooled = [clip.encode_tokens(tokens[rows, : int(lengths[rows].max())]).pooled for rows in order.chunk(parts)]
-    return torch.cat(pooled)[torch.argsort(order)]
 
 
 class Encoded:
@@ -396,7 +317,7 @@ def save_grid(path, pixels: Tensor, columns: int) -> None:
 
 
 STAGES = {
-    "clip": ClipTask,
+    "clip": clip_task,
     "prior": PriorTask,
     "prior_ar": ARPriorTask,
     "decoder": DecoderTask,

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from unclip_core.errors import UnclipError
 from unclip_core.packs import fill, find_pack, read_pack
 from unclip_core.training.optimizers import NAMES, make_optimizer
+from unclip_core.training.runs import averaged
 from unclip_core.training.stages import STAGES
 
 
@@ -38,7 +39,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--runs", type=Path, default=Path("runs"), help="where runs are kept; later stages read earlier ones here"
     )
     parser.add_argument("--pack", help="a pack to take earlier stages from where RUNS has none")
-    parser.add_argument("--init", help="a pack to start this stage's weights from")
+    parser.add_argument("--init", help="a pack, or a folder of runs, to start this stage's weights from")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     parser.add_argument("--steps", type=int, help="train up to this step")
     parser.add_argument("--batch", type=int, help="pictures a step")
@@ -81,9 +82,11 @@ def train(options: argparse.Namespace) -> float:
     task = STAGES[options.stage](options)
     network = task.network.train()
     if options.init:
-        fill(network, read_pack(find_pack(options.init)).tensors(options.stage), f"{options.stage} of {options.init}")
+        fill(network, first_weights(options.init, options.stage), f"{options.stage} of {options.init}")
     steps, batch = options.steps or task.steps, options.batch or task.batch
-    optimizer = make_optimizer(options.optimizer, network, options.lr or task.lr, task.weight_decay, task.betas)
+    helper = getattr(task, "helper", None)  # trains beside the network, and is no part of it
+    trained = network if helper is None else nn.ModuleList([network, helper])
+    optimizer = make_optimizer(options.optimizer, trained, options.lr or task.lr, task.weight_decay, task.betas)
     ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
     folder = options.runs / options.stage
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,9 +109,9 @@ def train(options: argparse.Namespace) -> float:
             part.backward()
             loss += part.detach()
         if world > 1:
-            for tensor in (loss, *(p.grad for p in network.parameters() if p.grad is not None)):
+            for tensor in (loss, *(p.grad for p in trained.parameters() if p.grad is not None)):
                 dist.all_reduce(tensor)
-        norm = nn.utils.clip_grad_norm_(network.parameters(), task.clip_norm)
+        norm = nn.utils.clip_grad_norm_(trained.parameters(), task.clip_norm)
         if torch.isfinite(norm):  # a step that overflowed is skipped, not taken
             optimizer.step()
             ema.update_parameters(network)
@@ -130,10 +133,13 @@ def train(options: argparse.Namespace) -> float:
                     f"{options.stage} step {step} loss {running:.4f} {speed:.0f}/s {(now - started) / 60:.1f} min",
                     flush=True,
                 )
+        previews = rank == 0 and (done or now - previewed > options.preview_every * 60)
+        if previews and hasattr(task, "settle"):
+            task.settle(ema.module)
         if rank == 0 and (done or now - saved > options.save_every * 60):
             save_checkpoint(folder / "last.pt", network, ema, optimizer, step, task.configs())
             saved = time.monotonic()
-        if rank == 0 and (done or now - previewed > options.preview_every * 60):
+        if previews:
             ema.module.eval()
             figures = task.validate(ema.module, folder / f"preview_{step:07d}.png")
             print(f"{options.stage} step {step} " + " ".join(f"{k}={v:.4f}" for k, v in figures.items()), flush=True)
@@ -147,6 +153,13 @@ def train(options: argparse.Namespace) -> float:
     if world > 1:
         dist.barrier()
     return loss.item()
+
+
+def first_weights(source: str, stage: str) -> dict[str, torch.Tensor]:
+    """A stage's weights by name: the averaged ones of a folder of runs, or those of a pack."""
+    if (Path(source) / stage / "last.pt").exists():
+        return averaged(Path(source), stage)[1]
+    return read_pack(find_pack(source)).tensors(stage)
 
 
 def rate(step: int, steps: int, warmup: int, decay: float) -> float:
