@@ -121,7 +121,7 @@ def _results(desk: Desk, engine: Engine, tab: gr.Tab) -> None:
 
         @guarded
         def export(kind: str = kind) -> dict[str, Any]:
-            return parcel(desk.box.export(engine.new_file(f"arena-votes.{kind}")))
+            return parcel(engine.write(f"arena-votes.{kind}", desk.box.export))
 
         button.click(export, None, download, **AT_ONCE)
 

@@ -14,8 +14,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +123,21 @@ class Engine:
         """The recipe inside a PNG file. Raises RequestError if there is none."""
         return read_recipe(path)
 
-    def new_file(self, name: str) -> Path:
-        """A path for a file to hand out (GIF, MP4, zip). Removed some hours later, and when the app ends.
+    def write(self, name: str, writer: Callable[[Path], Any]) -> str:
+        """Have `writer` write a file to hand out (GIF, MP4, zip) at the path it is given; gives that path. The file is
+        removed some hours later, and when the app ends.
 
         Raises RequestError where there is no place for it.
         """
         self._sweep()
-        folder = self.folder / uuid.uuid4().hex
+        path = self.folder / uuid.uuid4().hex / name
         try:
-            folder.mkdir(parents=True)
+            path.parent.mkdir(parents=True)
+            writer(path)
         except OSError as fault:
+            shutil.rmtree(path.parent, ignore_errors=True)
             raise RequestError(f"{name}: cannot be written ({fault.strerror or fault}).", "write") from fault
-        return folder / name
+        return str(path)
 
     def save(
         self,
@@ -162,9 +166,8 @@ class Engine:
             row = None if z_i is None else z_i[index]
             own_id = uuid.uuid4().hex[:12]
             recipe = self.model.recipe(request, index, row, lab=lab) | {"id": own_id, "parents": lineage, **carried}
-            path = self.new_file(f"{_slug(lab, fields)}-{index + 1}.png")
-            save_png(picture, path, recipe)
-            made.append(Made(str(path), picture, recipe))
+            path = self.write(f"{_slug(lab, fields)}-{index + 1}.png", partial(save_png, picture, recipe=recipe))
+            made.append(Made(path, picture, recipe))
         return made
 
     def _sweep(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -238,7 +239,7 @@ def _take_away(engine: Engine) -> gr.State:
         def away(request: gr.Request, paths: list[str]) -> dict[str, Any]:
             if not paths:
                 raise RequestError("There are no frames yet: draw them first.", "frames_none")
-            return parcel(writer([Image.open(path) for path in paths], engine.new_file(name)))
+            return parcel(engine.write(name, partial(writer, [Image.open(path) for path in paths])))
 
         return away
 

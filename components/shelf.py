@@ -197,9 +197,7 @@ class Shelf:
             data = base64.b64decode(str(source.get("picture")), validate=True)
         except ValueError:
             return None
-        path = self.engine.new_file("source.png")
-        path.write_bytes(data)
-        return str(path)
+        return self.engine.write("source.png", lambda path: path.write_bytes(data))
 
     def _fill(self, lab: Lab, values: dict[str, Any]) -> dict[Any, Any]:
         filled: dict[Any, Any] = {self.tabs: gr.Tabs(selected=lab.name)}
@@ -211,12 +209,14 @@ class Shelf:
 
     def _zip(self, items: list[dict[str, Any]]) -> str:
         """Every picture of the shelf in one archive; the recipes travel inside the PNG files."""
-        target = self.engine.new_file("unclip-shelf.zip")
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-            for number, item in enumerate(reversed(items), 1):
-                if Path(item["path"]).is_file():
-                    archive.write(item["path"], f"{number:03d}-{Path(item['path']).name}")
-        return str(target)
+
+        def fill(path: Path) -> None:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+                for number, item in enumerate(reversed(items), 1):
+                    if Path(item["path"]).is_file():
+                        archive.write(item["path"], f"{number:03d}-{Path(item['path']).name}")
+
+        return self.engine.write("unclip-shelf.zip", fill)
 
 
 def _item(made: Made) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The page's parts without a browser: text tables, the shelf's mapping, the engine's files, the server's limits."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -164,12 +165,22 @@ def test_progress_says_what_is_skipped_and_ends_every_stage(engine):
 
 
 def test_old_files_are_swept_and_new_ones_stay(engine):
-    old, new = engine.new_file("old.png"), engine.new_file("new.png")
-    old.write_bytes(b"x"), new.write_bytes(b"x")
+    old, new = (Path(engine.write(name, lambda path: path.write_bytes(b"x"))) for name in ("old.png", "new.png"))
     os.utime(old.parent, (0, 0))
     engine._swept = time.monotonic() - 10_000
-    engine.new_file("another.png")
+    engine.write("another.png", Path.touch)
     assert not old.exists() and new.exists()
+
+
+def test_a_file_the_disk_has_no_room_for_is_named_without_its_folder(engine):
+    def full(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    there = set(engine.folder.iterdir())
+    with pytest.raises(RequestError, match=r"^shelf.zip: cannot be written \(No space left on device\)"):
+        engine.write("shelf.zip", full)
+    assert set(engine.folder.iterdir()) == there, "no half of a file stays"
 
 
 def test_shipped_examples_are_whole():
