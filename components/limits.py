@@ -197,7 +197,7 @@ def _drawn(part: str, **options: Any) -> gr.HTML:
 
 
 def provenance(path: str) -> dict[str, Any]:
-    """What a picture's file says of where it comes from: {"recipe": lines or None, "why": an error's code, "credentials"}."""
+    """What a picture's file says of where it comes from: {"recipe": lines or None, "why": a code, "credentials"}."""
     try:
         recipe, why = read_recipe(path), ""
     except UnclipError as fault:
