@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from unclip_core.configs import config_from_dict, config_to_dict
 from unclip_core.errors import UnclipError
+from unclip_core.training.perceptual import distance
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets" / "evaluator"
 WEIGHTS, CARD = "evaluator.safetensors", "evaluator.json"
@@ -122,15 +123,8 @@ class Evaluator(nn.Module):
 
     @torch.inference_mode()
     def perceptual(self, a: Tensor, b: Tensor) -> Tensor:
-        """An LPIPS-like distance [B] of pictures [B, 3, H, W] in [-1, 1].
-
-        Squared differences of unit activation vectors, averaged over places and the three finest stages; unlike in
-        LPIPS (arXiv 1801.03924) no weights are learned for it.
-        """
-        pairs = zip(self.maps(a)[:3], self.maps(b)[:3])
-        return torch.stack(
-            [(F.normalize(p, dim=1) - F.normalize(q, dim=1)).square().sum(1).mean((1, 2)) for p, q in pairs]
-        ).mean(0)
+        """An LPIPS-like distance [B] of pictures [B, 3, H, W] in [-1, 1], over the three finest stages."""
+        return distance(self.maps(a)[:3], self.maps(b)[:3])
 
 
 def save(evaluator: Evaluator, folder: Path, facts: dict[str, Any]) -> None:
