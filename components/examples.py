@@ -24,7 +24,7 @@ from components.strip import Progress
 FOLDER = Path(__file__).parent.parent / "assets" / "examples" / "create"
 PROMPTS = {
     "en": ["a red apple", "smiling face with sunglasses", "a cat face", "a slice of pizza", "a rocket"],
-    "ko": ["빨간 사과", "선글라스를 쓰고 웃는 얼굴", "고양이 얼굴", "피자", "로켓"],
+    "ko": ["빨간 사과", "선글라스 낀 얼굴", "고양이 얼굴", "피자", "로켓"],
 }
 PREVIEW_EVERY = 3
 

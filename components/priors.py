@@ -24,7 +24,7 @@ STAGES = {"ar": "prior_ar", "diffusion": "prior"}
 SAMPLES = Limit("the samples of each way", 1, 4)
 CAPTIONS = (
     ("red apple", "빨간 사과"),
-    ("smiling face with sunglasses", "선글라스를 쓰고 웃는 얼굴"),
+    ("smiling face with sunglasses", "선글라스 낀 얼굴"),
     ("cat face", "고양이 얼굴"),
 )
 TRIES = tuple({"en": (en, {"prompt": en}), "ko": (ko, {"prompt": ko})} for en, ko in CAPTIONS)

@@ -23,6 +23,7 @@ from unclip_core.evaluation import reference
 from unclip_core.evaluation.evaluator import ASSETS, Evaluator, EvaluatorConfig
 from unclip_core.training.augment import augment
 from unclip_core.training.data import ImageText, load
+from unclip_core.training.optimizers import make_optimizer
 
 PLACED = 0.3  # how often a drawing moved onto a coloured ground is drawn, relative to a plain one
 CARD_FIELDS = ("label", "label_ko", "group", "core")
@@ -39,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--pictures", type=int, default=300_000, help="pictures to learn from, augmented anew each time"
     )
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; --resume goes on")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--reference-only", action="store_true", help="only measure the held-out sets anew")
@@ -77,7 +78,7 @@ def train(options: argparse.Namespace) -> None:
     network = Evaluator(EvaluatorConfig(), concepts, styles).to(memory_format=torch.channels_last)
     concept_of = torch.tensor([network.index.get(row.get("concept"), -1) for row in data.fields])
     style_of = torch.tensor([styles.index(row["style"]) if row.get("style") in styles else -1 for row in data.fields])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=options.lr, weight_decay=0.05, fused=True)
+    optimizer = make_optimizer("muon", network, options.lr, 0.05, (0.9, 0.99))
     ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
     checkpoint = options.runs / "evaluator" / "last.pt"
     step, steps = 0, options.pictures // options.batch
@@ -101,8 +102,7 @@ def train(options: argparse.Namespace) -> None:
     started = saved = time.monotonic()
     bar, running = tqdm(total=steps, initial=step, desc="evaluator", unit="step", disable=None, mininterval=5), None
     while step < steps and time.monotonic() - started < options.minutes * 60:
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr * min(1, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+        optimizer.set_rate(options.lr * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps)))
         generator = torch.Generator().manual_seed(step)
         rows = torch.multinomial(weights, options.batch, generator=generator)
         pixels = augment(data.pixels(rows), network.config.side, generator)
@@ -112,7 +112,7 @@ def train(options: argparse.Namespace) -> None:
             )
         value.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         ema.update_parameters(network)
         step += 1
         running = value.item() if running is None else 0.98 * running + 0.02 * value.item()

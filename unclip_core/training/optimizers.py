@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 NAMES = ("adamw", "muon")
-EDGES = ("conv_in", "conv_out", "embedding")  # first and last layers and tables stay with AdamW
+EDGES = ("conv_in", "conv_out", "embedding", "stem", "_head")  # first and last layers and tables stay with AdamW
 
 
 class Optimizers:
