@@ -190,7 +190,6 @@ def test_training_an_evaluator(tmp_path, corpus):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="not yet seen to pass on a quiet machine", strict=False)
 def test_two_processes_share_the_work(tmp_path, tiny_pack, judge):
     command_line = [
         sys.executable,

@@ -66,6 +66,7 @@ def test_variations_reconstruct_at_0_and_differ_above(visit):
 def test_a_dragged_slider_answers_at_once_and_settles_on_the_shelf(visit):
     page = lab(visit, "variations", "example=red-apple")
     page.wait_for_selector(LIVE)
+    page.wait_for_selector(".thumb")  # the picture settled on the shelf, which comes a moment after it is shown
     made = page.locator(".thumb").count()
     slider = page.locator("#tab-variations input[type=range]").first
     box = slider.bounding_box()
