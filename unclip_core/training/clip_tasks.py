@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 from unclip_core.clip import Clip, ClipConfig, korean_words, used_vocabulary
 from unclip_core.errors import UnclipError
 from unclip_core.training.augment import MixStyle, augment
-from unclip_core.training.data import CLIP_WEIGHTS, CaptionTable, load_split
+from unclip_core.training.data import CLIP_WEIGHTS, CaptionTable, ImageText, load_split
 
 
 class ClipTask:
@@ -76,7 +76,7 @@ class ClipTask:
     def validate(self, network: Clip, path) -> dict[str, float]:
         """Share of held-out pairs whose caption finds its own picture first among all of them."""
         rows = torch.arange(len(self.held_out))
-        z_i = torch.cat([network.encode_pixels(F.avg_pool2d(self.held_out.pixels(r), 2)) for r in rows.split(250)])
+        z_i = torch.cat([network.encode_pixels(plain(self.held_out, r)) for r in rows.split(250)])
         pairs = [*zip(self.held_out.fields, self.held_out.captions, strict=True)]
         asked = {
             "english": [row.get("label", texts[0]) for row, texts in pairs],
@@ -91,6 +91,11 @@ class ClipTask:
 
     def configs(self) -> dict:
         return {"clip": dataclasses.asdict(self.config)}
+
+
+def plain(data: ImageText, rows: Tensor) -> Tensor:
+    """Pictures as they are, [B, 3, 64, 64]: the ones in memory are twice as large, for augmentation."""
+    return F.avg_pool2d(data.pixels(rows), 2)
 
 
 def encode_by_length(clip: Clip, tokens: Tensor, parts: int = 4) -> Tensor:
@@ -111,7 +116,7 @@ class _LockedTask(ClipTask):
 
     def __init__(self, options: Namespace) -> None:
         super().__init__(options)
-        if "concept" not in self.data.fields[0]:
+        if not any("concept" in row for row in self.data.fields):
             raise UnclipError("--option train=picture and train=text need a corpus whose pictures name their concept.")
         self.single = torch.tensor([row.get("kind", "single") == "single" for row in self.data.fields])
         self.drawings = torch.nonzero(self.single).flatten()
@@ -137,7 +142,7 @@ class _LockedTask(ClipTask):
         """The mean direction [C, D] of each known concept's drawings."""
         total = torch.zeros(len(self.known), network.embed_dim)
         for rows in self.drawings.split(500):
-            z_i = network.encode_pixels(F.avg_pool2d(self.data.pixels(rows), 2)).float()
+            z_i = network.encode_pixels(plain(self.data, rows)).float()
             total.index_add_(0, self.place[self.concepts[rows]], z_i)
         return F.normalize(total, dim=1)
 
@@ -165,9 +170,7 @@ class PictureTowerTask(_LockedTask):
         rows = torch.multinomial(self.weights, n, generator=generator)
         pixels = augment(self.data.pixels(rows), self.network.image_size, generator)
         composed = rows[~self.single[rows]]
-        tokens = torch.zeros(0, 1, dtype=torch.long)
-        if len(composed):
-            tokens = self.captions.tokens(self.captions.draw(composed, generator, self.korean_share))
+        tokens = self.captions.tokens(self.captions.draw(composed, generator, self.korean_share))
         return pixels.contiguous(memory_format=torch.channels_last), tokens, rows
 
     def begin(self, network: Clip) -> None:
@@ -203,8 +206,7 @@ class PictureTowerTask(_LockedTask):
         generator, count = torch.Generator().manual_seed(0), min(256, len(self.weights))
         batches = [self.draw(count, generator)[0] for _ in range(10)]
         for _ in range(10):
-            rows = torch.multinomial(self.weights, count, generator=generator)
-            batches.append(F.avg_pool2d(self.data.pixels(rows), 2))
+            batches.append(plain(self.data, torch.multinomial(self.weights, count, generator=generator)))
         update_bn(batches, network.model.visual)
 
 
@@ -233,7 +235,7 @@ class TextTowerTask(_LockedTask):
             own = torch.empty_like(before)
             own[single] = self.classes[self.place[self.concepts[rows[single]]]]
             if not single.all():
-                own[~single] = self.before.encode_pixels(F.avg_pool2d(self.data.pixels(rows[~single]), 2)).float()
+                own[~single] = self.before.encode_pixels(plain(self.data, rows[~single])).float()
         z_t = encode_by_length(self.network, tokens).float()
         told = F.cross_entropy(
             self.network.logit_scale.detach() * z_t[single] @ self.classes.T, self.place[self.concepts[rows[single]]]

@@ -107,9 +107,10 @@ class CaptionTable:
             pool = self.korean[sample] if language < korean_share or not self.english[sample] else self.english[sample]
             pool = pool or self.english[sample]
             chosen.append(pool[0] if first < 0.3 else pool[int(which * len(pool))])
-        return torch.tensor(chosen)
+        return torch.tensor(chosen, dtype=torch.long)
 
     def tokens(self, chosen: Tensor) -> Tensor:
         """indices [B] -> token rows [B, longest] int64."""
         rows = self.rows[chosen].long()
-        return rows[:, : int((rows != 0).int().cumsum(1).argmax(1).max()) + 1]
+        lengths = (rows != 0).int().cumsum(1).argmax(1) + 1
+        return rows[:, : max(lengths.tolist(), default=1)]

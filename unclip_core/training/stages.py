@@ -1,8 +1,9 @@
-"""What each stage trains on and how it is judged on the way: one class a stage, one row of STAGES each.
+"""What each stage trains on and how it is judged on the way: one row of STAGES each (CLIP's are in `clip_tasks`).
 
 A task has: `network`; defaults `steps`, `batch`, `lr`, `weight_decay`, `betas`, `clip_norm`; `draw(n, generator)` -> a
 batch; `loss(batch, generator)` -> scalar; `validate(network, path)` -> figures, and a preview grid at `path`;
-`configs()` -> what the pack stores beside the weights.
+`configs()` -> what the pack stores beside the weights. Where it needs them also: `helper`, a network that trains beside
+and is left behind; `settle(network)`, the last touch to averaged weights.
 """
 
 from __future__ import annotations
