@@ -29,12 +29,14 @@ def strip(engine: Engine, value: dict[str, Any] | None = None) -> gr.HTML:
 
 
 def resting_cells(engine: Engine) -> dict[str, dict[str, Any]]:
-    """Every cell idle, or missing where the pack lacks the stage."""
+    """Every cell idle, or missing where the pack lacks the stage; one that something stands in for says so."""
     cells: dict[str, dict[str, Any]] = {name: {"state": "idle"} for name in ("text", "clip", "prior", "z_i")}
     if not (engine.has("prior") or engine.has("prior_ar")):
         cells["prior"] = {"state": "missing"}
     for name in PICTURE_STAGES:
         cells[name] = {"state": "idle" if engine.has(name) else "missing"}
+    if engine.stand_in:
+        cells["upsampler_1024"]["stand_in"] = engine.stand_in
     return cells
 
 

@@ -1,11 +1,13 @@
 """The decoder's conditioning: both ways z_i enters, the nulls, guidance, and the loss."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import tiny_stages
 
 from unclip_core.clip import TextFeatures
-from unclip_core.decoder import Decoder, DecoderConfig
+from unclip_core.decoder import FLOOR, Decoder, DecoderConfig
 from unclip_core.unet import UNetConfig
 
 
@@ -74,6 +76,23 @@ def test_fit_standardises(decoder):
     rows = decoder._image_rows(z_i, 500, None)
     torch.testing.assert_close(rows.mean(0), torch.zeros(32), atol=1e-4, rtol=0)
     torch.testing.assert_close(rows.std(0), torch.ones(32), atol=1e-4, rtol=0)
+
+
+def test_whitening_brings_small_components_to_sight(decoder):
+    generator = torch.Generator().manual_seed(2)
+    turn, _ = torch.linalg.qr(torch.randn(32, 32, generator=generator))
+    spread = torch.logspace(0, -4, 32)
+    z_i = 0.3 + (torch.randn(4000, 32, generator=generator) * spread) @ turn.T
+    white = Decoder(replace(decoder.config, whiten=True))
+    white.fit(z_i)
+    rows = white._image_rows(z_i, len(z_i), None).detach()
+    share = spread.square() / spread.square().sum()
+    torch.testing.assert_close(rows.mean(0), torch.zeros(32), atol=2e-3, rtol=0)
+    torch.testing.assert_close(rows.std(0), (share / (share + FLOOR)).sqrt(), atol=0.03, rtol=0.1)
+    off = torch.corrcoef(rows[:, share > FLOOR].T) - torch.eye(int((share > FLOOR).sum()))
+    assert off.abs().max() < 0.1
+    drop = torch.tensor([True, False])
+    assert torch.equal(white._image_rows(z_i[:2], 2, drop)[0], white.null_image)
 
 
 def test_the_loss_drops_at_the_papers_rates(decoder, inputs, monkeypatch):

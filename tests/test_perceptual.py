@@ -28,6 +28,17 @@ def test_distance_grows_with_the_difference_and_pulls_back():
     assert (distance(better, true) < far).all()
 
 
+def test_the_embedding_counts_by_its_share():
+    own = clip((1, 1, 1, 1))
+    true = torch.rand(2, 3, 32, 32) * 2 - 1
+    made = true + 0.3 * torch.randn_like(true)
+    z_i = [own.encode_pixels(pixels).float() for pixels in (made, true)]
+    found = Perceptual(own, 0.0, 2.0)(made, true)
+    torch.testing.assert_close(found, 2 * (1 - torch.cosine_similarity(*z_i)), atol=1e-5, rtol=1e-4)
+    both = Perceptual(own, 0.5, 2.0)(made, true)
+    torch.testing.assert_close(both - found, 0.5 * Perceptual(own)(made, true), atol=1e-5, rtol=1e-3)
+
+
 def test_another_tower_is_refused():
     with pytest.raises(UnclipError, match="ResNet"):
         Perceptual(clip(2))

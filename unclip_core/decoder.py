@@ -16,22 +16,26 @@ from torch import Tensor, nn
 
 from unclip_core.clip import TextFeatures
 from unclip_core.denoiser import Denoise, guided_batch, make_denoiser
+from unclip_core.latents import PCA
 from unclip_core.objective import diffusion_loss
 from unclip_core.sampling import Noise, SampleStep, invert, run_sampler
 from unclip_core.schedule import NoiseSchedule
 from unclip_core.unet import UNet, UNetConfig
 
 DROP_IMAGE, DROP_TEXT = 0.1, 0.5  # paper section 2.1
+FLOOR = 3e-4  # share of the variance at which whitening has half of its effect
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """embed_dim D and text_width W are CLIP's; unet.context_width X must be set."""
+    """embed_dim D and text_width W are CLIP's; unet.context_width X must be set. whiten: z_i comes in as its principal
+    components, each of about unit spread, instead of D standardised entries (see `fit`)."""
 
     unet: UNetConfig
     embed_dim: int
     text_width: int
     image_tokens: int = 4
+    whiten: bool = False
     schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule("cosine"))
     predicts: str = "v"
     image_size: int = 64
@@ -62,12 +66,26 @@ class Decoder(nn.Module):
         # Until `fit`, unit vectors are brought to entries of unit variance.
         self.register_buffer("clip_mean", torch.zeros(1, config.embed_dim))
         self.register_buffer("clip_std", torch.full((1, config.embed_dim), config.embed_dim**-0.5))
+        if config.whiten:
+            self.register_buffer("clip_basis", torch.eye(config.embed_dim))
 
     @torch.no_grad()
     def fit(self, z_i: Tensor) -> None:
-        """Take the mean and spread of CLIP image embeddings z_i [N, D]; call once, before training."""
+        """Take the mean and spread of CLIP image embeddings z_i [N, D]; call once, before training.
+
+        To whiten: a small CLIP's embeddings have nearly all of their variance in a few directions, and what tells two
+        drawings of one kind apart lies in others that the network would hardly see. Components that hold less than
+        FLOOR of the variance rise with their share of it, so that noise is not raised to unit spread.
+        """
         self.clip_mean.copy_(z_i.mean(0, keepdim=True))
-        self.clip_std.copy_(z_i.std(0, keepdim=True).clamp(min=1e-6))
+        if not self.config.whiten:
+            self.clip_std.copy_(z_i.std(0, keepdim=True).clamp(min=1e-6))
+            return
+        pca = PCA.fit(z_i)
+        share = pca.explained.diff(prepend=pca.explained.new_zeros(1)).clamp(min=0)  # [D]
+        total = z_i.double().var(0).sum().float()
+        self.clip_std.copy_((total * (share + FLOOR)).sqrt())
+        self.clip_basis.copy_(pca.components.to(torch.bfloat16))  # as a pack stores it
 
     def forward(
         self,
@@ -103,11 +121,14 @@ class Decoder(nn.Module):
         return _summed(self.image_to_time, image), context, mask
 
     def _image_rows(self, z_i: Tensor | None, batch: int, drop: Tensor | None) -> Tensor:
-        """Standardised embeddings [B, D], the learned null where there is none or it is dropped."""
+        """Standardised (or whitened) embeddings [B, D], the learned null where there is none or it is dropped."""
         null = self.null_image.expand(batch, -1)
         if z_i is None:
             return null
-        image = ((z_i - self.clip_mean) / self.clip_std).to(null)
+        image = z_i - self.clip_mean
+        if self.config.whiten:
+            image = image.float() @ self.clip_basis.float().T
+        image = (image / self.clip_std).to(null)
         return image if drop is None else torch.where(drop[:, None], null, image)
 
     def _text_rows(self, text: TextFeatures | None, batch: int, drop: Tensor | None) -> tuple[Tensor, Tensor]:

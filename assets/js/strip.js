@@ -24,7 +24,7 @@ unclip.GLYPHS = { text: "Aa", clip: "z<sub>t</sub>", prior: "P(z|y)", z_i: "z<su
 unclip.waiting = (value) => {
   unclip.stopping = false;
   const cells = Object.fromEntries(Object.entries((value || {}).cells || {}).map(([name, cell]) =>
-    [name, { state: cell.state === "missing" ? "missing" : "idle" }]));
+    [name, { state: cell.state === "missing" ? "missing" : "idle", stand_in: cell.stand_in }]));
   return { phase: "running", cells };
 };
 
@@ -61,6 +61,7 @@ unclip.strip = (element, props, watch) => {
   const note = (name, cell) => {
     if (cell.state === "on" && cell.total) return t("strip.step", { index: cell.index, total: cell.total });
     if (cell.values) return t("strip.numbers", { name: name === "clip" ? "z_t" : "z_i", count: cell.values.length });
+    if (cell.stand_in) return t("strip.stand_in_" + cell.stand_in);
     if (cell.state === "done" && cell.seconds != null) return t("badge.seconds", { seconds: cell.seconds.toFixed(cell.seconds < 9.95 ? 1 : 0) });
     return "";
   };

@@ -1,4 +1,4 @@
-"""A perceptual distance in the feature maps of the frozen CLIP's own picture tower: no other network is needed."""
+"""Distances in the frozen CLIP's own picture tower, for training the decoder: no other network is needed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from unclip_core.errors import UnclipError
 
 
 class Perceptual:
-    """Squared distance of unit feature vectors, averaged over places and layers (as LPIPS, Zhang et al. 1801.03924).
+    """`maps` times the squared distance of unit feature vectors, averaged over places and layers (as LPIPS, Zhang et
+    al. 1801.03924), and `embedding` times one minus the cosine of the two pictures' z_i.
 
     For a ResNet tower: the stem and the first three stages. Raises UnclipError for another tower.
     """
 
-    def __init__(self, clip: Clip) -> None:
-        self.visual = clip.model.visual
+    def __init__(self, clip: Clip, maps: float = 1.0, embedding: float = 0.0) -> None:
+        self.visual, self.maps, self.embedding = clip.model.visual, maps, embedding
         if not hasattr(self.visual, "layer3"):
             raise UnclipError("--option perceptual needs a CLIP with a ResNet picture tower; set it to 0.")
 
@@ -36,7 +37,17 @@ class Perceptual:
         """[B, 3, S, S] twice -> [B] distances, with gradient to `made`."""
         with torch.no_grad():
             wanted = self.features(true)
-        return distance(self.features(made), wanted)
+        found = self.features(made)
+        total = self.maps * distance(found, wanted)
+        if self.embedding:
+            with torch.no_grad():
+                wanted = self._top(wanted[-1])
+            total = total + self.embedding * (1 - F.cosine_similarity(self._top(found[-1]).float(), wanted.float()))
+        return total
+
+    def _top(self, x: Tensor) -> Tensor:
+        """The third stage's map -> z_i [B, D], before it is brought to unit length."""
+        return self.visual.attnpool(self.visual.layer4(x))
 
 
 def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

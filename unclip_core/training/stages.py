@@ -19,6 +19,7 @@ from torchvision.utils import save_image
 
 from unclip_core.clip import Clip, TextFeatures
 from unclip_core.decoder import Decoder, DecoderConfig
+from unclip_core.latents import PCA
 from unclip_core.pictures import to_pictures, to_pixels
 from unclip_core.prior_ar import ARPrior, ARPriorConfig
 from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
@@ -29,6 +30,8 @@ from unclip_core.training.perceptual import Perceptual
 from unclip_core.training.runs import load_clip, load_stage
 from unclip_core.unet import UNetConfig
 from unclip_core.upsampler import Upsampler, UpsamplerConfig
+
+KEPT_VARIANCE = 0.998  # of z_i's, in the principal components that the AR prior predicts
 
 
 class Encoded:
@@ -120,12 +123,13 @@ class ARPriorTask(PriorTask):
 
     def make(self) -> ARPrior:
         clip = self.encoded.clip
+        explained = PCA.fit(self.encoded.z_i).explained
         prior = ARPrior(
             ARPriorConfig(
                 embed_dim=clip.embed_dim,
                 text_width=clip.width,
                 context_length=clip.context_length,
-                n_codes=min(96, clip.embed_dim),
+                n_codes=int((explained < KEPT_VARIANCE).sum()) + 1,
                 width=256,
                 layers=5,
                 heads=4,
@@ -141,8 +145,9 @@ class ARPriorTask(PriorTask):
 
 class DecoderTask:
     """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
-    objective.WEIGHTINGS); perceptual (share of the distance in CLIP's feature maps, x0-prediction only); rest, common
-    and composed (weight of drawings outside the core world, of everyday things, of composed pictures)."""
+    objective.WEIGHTINGS); perceptual and embedding (shares of the distances in CLIP's feature maps and of its z_i,
+    x0-prediction only); rest, common and composed (weight of drawings outside the core world, of everyday things, of
+    composed pictures)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -173,13 +178,12 @@ class DecoderTask:
             resblock_updown=False,
         )
         predicts = options.option.get("predicts", "x0")
-        config = DecoderConfig(unet, clip.embed_dim, clip.width, predicts=predicts)
+        config = DecoderConfig(unet, clip.embed_dim, clip.width, whiten=True, predicts=predicts)
         self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])
         self.weighting = options.option.get("weighting", "x0_as_v" if predicts == "x0" else "flat")
-        share = float(options.option.get("perceptual", 0))
-        distance = Perceptual(clip) if share else None
-        self.extra = (lambda made, true: share * distance(made, true)) if share else None
+        shares = [float(options.option.get(name, 0)) for name in ("perceptual", "embedding")]
+        self.extra = Perceptual(clip, *shares) if any(shares) else None
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
         rows = torch.multinomial(self.weights, n, generator=generator)
