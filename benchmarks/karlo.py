@@ -4,6 +4,7 @@
     python benchmarks/karlo.py --size small           # the same code on small networks, in seconds
     python benchmarks/karlo.py --networks prior decoder --out report.json
     python benchmarks/karlo.py --devices cuda         # left out: the CPU, and CUDA where there is any
+    python benchmarks/karlo.py --profile --networks upsampler    # where a step's time goes, beside the cores' peak
 
 Needs diffusers (a development dependency). Theirs is run as they run it, in float32 and in bfloat16. Time is the least
 of the repeats, ours and theirs taking turns, after one run of each that pays for what is paid once. Ours is timed as it
@@ -16,12 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +214,37 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 @torch.inference_mode()
+def profile(name: str, size: str, folder: Path) -> str:
+    """A table: a step's seconds in both, in float32 and bfloat16, how much of it is convolutions and matrix products,
+    and how near those come to the rate of one large matrix product in the same run."""
+    from torch.profiler import ProfilerActivity
+    from torch.utils.flop_counter import FlopCounterMode
+
+    given, rows = inputs(name, size, read_json(folder / "config.json"), TOKENS), []
+    for dtype in (torch.float32, torch.bfloat16):
+        square = torch.randn(4096, 4096).to(dtype)
+        most = 2 * 4096**3 / min(timed(partial(torch.matmul, square, square))[0] for _ in range(4)) / 1e9
+        theirs = their_step(name, load_theirs(name, size, folder).to(dtype), given)
+        with FlopCounterMode(display=False) as counted:  # also the run that is not counted
+            theirs()
+        ours = our_step(name, load_ours(name, folder, dtype), given)[1]
+        ours()
+        for whose, step in (("theirs", theirs), ("ours", ours)):
+            with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as seen:
+                step()
+            times = {event.key: event.self_cpu_time_total / 1e6 for event in seen.key_averages()}
+            heavy = sum(s for key, s in times.items() if re.search("conv|mm|linear|attention", key))
+            total = sum(times.values())
+            rows.append(
+                f"| {name}, {whose}, {str(dtype)[6:]} | {total:.2f} | {heavy:.2f} ({heavy / total:.0%}) | "
+                f"{counted.get_total_flops() / heavy / 1e9:.0f} | {most:.0f} | {total - heavy:.2f} |"
+            )
+        del theirs, ours, step
+    head = "| | seconds | products in it | their GFLOP/s | the cores' | all else |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+@torch.inference_mode()
 def peak(name: str, size: str, folder: Path, whose: str) -> None:
     """In a process of its own: load, run one step, print the peak of resident memory and its anonymous part, in GB."""
     given = inputs(name, size, read_json(folder / "config.json"), TOKENS)
@@ -270,6 +304,7 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak-memory runs")
     parser.add_argument("--folder", type=Path, help="where the random weights are kept (default: a temporary folder)")
     parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, and nothing else; on the CPU")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -283,6 +318,9 @@ def main() -> None:
             folder = kept / f"{options.size}-{name}"
             if not folder.exists():
                 write_random(name, options.size, folder)
+            if options.profile:
+                print(profile(name, options.size, folder), flush=True)
+                continue
             for device, found in results.items():
                 found[name] = compare(name, options.size, folder, device, options.repeats, options.tokens)
                 if device == "cpu" and not options.no_memory:
@@ -290,6 +328,8 @@ def main() -> None:
                 print(json.dumps({device: {name: found[name]}}), flush=True)
             if options.folder is None:  # one network's weights at a time on the disk
                 shutil.rmtree(folder)
+    if options.profile:
+        return
     print("\n\n".join(report(found, device) for device, found in results.items()))
     if options.out:
         machine = {"threads": options.threads, "torch": torch.__version__, "size": options.size}

@@ -178,8 +178,10 @@ def test_what_it_lacks_is_said(folder):
 def test_the_page_offers_a_labelled_stand_in(folder, copy):
     from components.engine import Engine
     from components.live import size_choices
+    from components.strip import resting_cells
 
     engine = Engine.load(folder)
+    assert resting_cells(engine)["upsampler_1024"] == {"state": "idle", "stand_in": "lanczos"}
     assert engine.sizes() == [64, 256] and [side for _, side in size_choices(engine)] == [64, 256, 1024]
     request = engine.request(prompt="a red apple", size=1024, decoder_steps=1, prior_steps=1, upsampler_256_steps=1)
     *_, step = engine.generate(request)
