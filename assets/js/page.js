@@ -50,6 +50,13 @@ unclip.toast = (text) => {
   setTimeout(() => note.remove(), 2600);
 };
 
+// The one sentence that Gradio has in English alone: what it says when too many wait.
+new MutationObserver(() => {
+  for (const note of document.querySelectorAll("[data-testid=toast-text]")) {
+    if (note.textContent.startsWith("This application is currently busy")) note.textContent = unclip.t("app.busy");
+  }
+}).observe(document.documentElement, { childList: true, subtree: true });
+
 // The open lab alone answers "copy link".
 unclip.link = async (lab, names, values) => {
   if (!document.getElementById(`tab-${lab}`)?.offsetParent) return;

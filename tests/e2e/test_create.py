@@ -57,7 +57,7 @@ def test_steps_can_be_scrubbed_afterwards(visit):
 
 
 def test_stop_stops_and_the_next_request_works(visit):
-    page = visit(f"{SMALL}&n=8&decoder_steps=250")
+    page = visit(f"{SMALL}&n=16&decoder_steps=250")
     page.click("button.go")
     page.wait_for_selector("li[data-stage=decoder].on")
     page.evaluate("""() => {
@@ -110,6 +110,15 @@ def test_korean_from_labels_to_errors(visit):
     assert "실시간" in page.inner_text(".badge")
     arrived = visit("?lang=ko")
     arrived.wait_for_selector("button.go:has-text('그리기')")
+
+
+def test_a_full_queue_is_told_in_the_pages_language(visit):
+    page = visit(f"{SMALL}&lang=ko")
+    page.route("**/queue/join*", lambda route: route.fulfill(status=503, json={"detail": "Queue is full."}))
+    page.click("button.go")
+    page.wait_for_function("() => document.querySelector('[data-testid=toast-text]')?.innerText.includes('기다리는')")
+    page.unroute("**/queue/join*")
+    generate(page)
 
 
 def test_the_shelf_keeps_recalls_and_hands_over(visit):
