@@ -15,6 +15,7 @@ from unclip_core.errors import PackError, UnclipError
 from unclip_core.packs import read_pack
 from unclip_core.training import teacher
 from unclip_core.training.runs import averaged, make_pack
+from unclip_core.training.stages import DecoderTask
 from unclip_core.training.train import parse, rate, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +115,28 @@ def test_one_tower_of_clip_trains_while_the_other_stays(tower, locked, data, tin
     assert before.keys() == after.keys(), "what trains beside it is left behind"
     moved = {key.startswith("model.visual.") for key in before if not torch.equal(before[key], after[key])}
     assert moved == {tower == "picture"}
+
+
+def test_mirrored_drawings_have_their_own_z_i_and_noise_is_what_hands_do(data, tiny_pack, tmp_path):
+    def drawn(*extra):
+        task = DecoderTask(parse([*options(data, tmp_path, tiny_pack), *extra]))
+        pixels, z_i, _ = task.draw(16, torch.Generator().manual_seed(0))
+        return task, pixels, z_i
+
+    task, plain, z_i = drawn()
+    _, pixels, own = drawn("--option=flip=1")
+    turned = (pixels != plain).flatten(1).any(1)
+    assert 0 < turned.sum() and torch.equal(pixels[turned], plain.flip(-1)[turned])
+    torch.testing.assert_close(own[turned], task.encoded.clip.encode_pixels(pixels[turned]), atol=2e-2, rtol=0)
+    torch.testing.assert_close(own[~turned], z_i[~turned])
+    task, pixels, noised = drawn("--option=noise=1")
+    assert torch.equal(pixels, plain) and not torch.allclose(noised, z_i, atol=1e-3)
+    torch.testing.assert_close(noised.norm(dim=1), torch.ones(16))
+    concept = task.encoded.data.fields[1]["concept"]
+    same = [z for z, row in zip(task.encoded.z_i, task.encoded.data.fields)
+            if row["concept"] == concept and row["kind"] == "single"]  # fmt: skip
+    others = torch.stack(same[1:]).mean(0)
+    assert (task.hands - (same[0] - others)).norm(dim=1).min() < 1e-5
 
 
 def test_runs_become_a_pack(data, tiny_pack, tmp_path):

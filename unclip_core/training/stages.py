@@ -19,6 +19,7 @@ from torchvision.utils import save_image
 
 from unclip_core.clip import Clip, TextFeatures
 from unclip_core.decoder import Decoder, DecoderConfig
+from unclip_core.errors import UnclipError
 from unclip_core.latents import PCA
 from unclip_core.pictures import to_pictures, to_pixels
 from unclip_core.prior_ar import ARPrior, ARPriorConfig
@@ -143,11 +144,33 @@ class ARPriorTask(PriorTask):
         return {"prior_ar": dataclasses.asdict(self.network.config)}
 
 
+def hands_apart(encoded: Encoded) -> Tensor:
+    """What other hands do to z_i: of plain drawings, its difference from the mean of the concept's other drawings.
+
+    Raises UnclipError where no concept has two drawings.
+    """
+    rows, names = [], []
+    for i, row in enumerate(encoded.data.fields):
+        if row.get("kind", "single") == "single" and "concept" in row:
+            rows.append(i)
+            names.append(row["concept"])
+    if len(set(names)) == len(names):
+        raise UnclipError("--option noise needs a concept that is drawn twice, and these data have none; set it to 0.")
+    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    of = torch.tensor([index[name] for name in names])
+    z_i, count = encoded.z_i[rows], torch.bincount(of)
+    total = torch.zeros(len(index), z_i.shape[1]).index_add_(0, of, z_i)
+    several = count[of] > 1
+    others = (total[of] - z_i)[several] / (count[of][several] - 1)[:, None]
+    return z_i[several] - others
+
+
 class DecoderTask:
     """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
     objective.WEIGHTINGS); perceptual and embedding (shares of the distances in CLIP's feature maps and of its z_i,
     x0-prediction only); rest, common and composed (weight of drawings outside the core world, of everyday things, of
-    composed pictures)."""
+    composed pictures); flip (how often a plain drawing is mirrored); noise (how much of the difference between two
+    hands is added to z_i at most, so that an embedding between the known drawings gives a drawing, not a blend)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -184,11 +207,24 @@ class DecoderTask:
         self.weighting = options.option.get("weighting", "x0_as_v" if predicts == "x0" else "flat")
         shares = [float(options.option.get(name, 0)) for name in ("perceptual", "embedding")]
         self.extra = Perceptual(clip, *shares) if any(shares) else None
+        self.noise, self.flip = (float(options.option.get(name, 0)) for name in ("noise", "flip"))
+        self.hands = hands_apart(self.encoded) if self.noise else None
+        plain = [row.get("core", True) and row.get("kind", "single") == "single" for row in self.encoded.data.fields]
+        self.turnable = torch.tensor(plain)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
         rows = torch.multinomial(self.weights, n, generator=generator)
         text = self.encoded.text(self.encoded.captions.draw(rows, generator))
         pixels, z_i = self.encoded.data.pixels(rows), self.encoded.z_i[rows]
+        turned = (torch.rand(n, generator=generator) < self.flip) & self.turnable[rows]
+        if turned.any():
+            pixels[turned] = pixels[turned].flip(-1)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                z_i[turned] = self.encoded.clip.encode_pixels(pixels[turned]).float()
+        if self.noise:
+            share = self.noise * torch.rand(n, 1, generator=generator)
+            other = torch.randint(len(self.hands), (n,), generator=generator)
+            z_i = F.normalize(z_i + share * self.hands[other], dim=-1)
         return pixels.contiguous(memory_format=torch.channels_last), z_i, text
 
     def loss(self, batch: tuple[Tensor, Tensor, TextFeatures], generator: torch.Generator) -> Tensor:
