@@ -71,7 +71,9 @@ def test_the_interval_holds_the_truth_about_95_times_in_100():
 def test_means_and_ratios_of_odd_samples():
     assert metrics.mean([1.0]) == (1.0, 1.0, 1.0, 1)
     assert metrics.mean([1, 1, 1, 1]) == (1.0, 1.0, 1.0, 4)
-    assert np.isnan(metrics.mean([]).value)
+    assert np.isnan(metrics.mean([]).value) and np.isnan(metrics.median([]).value)
+    found = metrics.median([1.0, 2.0, 30.0, 2.5, 1.5])
+    assert found.value == 2.0 and found.low <= 2.0 <= found.high
     assert np.isnan(metrics.ratio([1, 0], [0, 0]).value)
     found = metrics.ratio([1, 0, 1, 0] * 20, [1, 1, 1, 0] * 20)
     assert found.value == pytest.approx(2 / 3) and found.low < 2 / 3 < found.high

@@ -38,6 +38,14 @@ def mean(values: ArrayLike) -> Estimate:
     return _interval((values,), lambda v, axis: v.mean(axis))
 
 
+def median(values: ArrayLike) -> Estimate:
+    """The median of independent observations [N], with a percentile bootstrap interval."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2 or np.ptp(values) == 0:
+        return mean(values)
+    return _interval((values,), lambda v, axis: np.median(v, axis))
+
+
 def ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
     """mean(above) / mean(below) over the same observations (paired) [N]; NaN where the divisor is zero."""
     above, below = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)

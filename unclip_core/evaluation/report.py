@@ -115,6 +115,7 @@ SEEN = "Text to picture, concepts seen in training: top-1 of what real pictures 
 UNSEEN = "Captions of (concept, style) pairs never seen together, the same"
 DECODER = "Decoder alone, true z_i of held-out pictures, the same"
 STYLE = "Held-out style: variations that keep a concept the evaluator knew in the original"
+INVERTED = "Inversion at the default steps: median PSNR of the reconstruction of held-out pictures, dB"
 GOALS = (
     Goal(SEEN, "text_to_picture", 0.85, lambda r: r["plain"]["top1_of_real"]),
     Goal(UNSEEN, "text_to_picture", 0.70, lambda r: r["styled"]["top1_of_real"]),
@@ -122,6 +123,7 @@ GOALS = (
     Goal(STYLE, "style", 0.60, lambda r: r["kept"]),
     Goal("Upsampler to 256 px against Lanczos, dB", "upsamplers", 2.0, lambda r: r["upsampler_256"]["gain"], False),
     Goal("Upsampler to 1024 px against Lanczos, dB", "upsamplers", 1.0, lambda r: r["upsampler_1024"]["gain"], False),
+    Goal(INVERTED, "inversion", 28.0, lambda r: next(p["psnr"] for p in r["points"] if p["default"]), False),
 )
 
 

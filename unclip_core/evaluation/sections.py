@@ -289,13 +289,14 @@ def inversion(page: Page, found: dict[str, Any]) -> None:
         [
             str(p["steps"]),
             str(p["refine"]),
+            str(p["pictures"]),
             plain(p["psnr"], 1),
             plain(p["z_i_cosine"], 3),
             "default" if p["default"] else "",
         ]
         for p in found["points"]
     ]
-    page.table(["steps", "refinements", "PSNR, dB", "cosine of z_i", ""], rows)
+    page.table(["steps", "refinements", "pictures", "median PSNR, dB", "cosine of z_i", ""], rows)
 
 
 def upsamplers(page: Page, found: dict[str, Any]) -> None:
