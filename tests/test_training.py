@@ -158,6 +158,20 @@ def test_a_stage_starts_from_a_pack(data, tiny_pack, tmp_path):
         train(parse(options(data, tmp_path / "wrong", tiny_pack, stage="prior", steps=1, init=tiny_pack)))
 
 
+def test_statistics_of_another_clip_are_measured_anew_on_request(data, tiny_pack, tmp_path):
+    def means(name, **changes):
+        train(parse(options(data, tmp_path / name, tiny_pack, stage="prior", steps=1, **changes)))
+        return averaged(tmp_path / name, "prior")[1]["clip_mean"]
+
+    own = means("runs")
+    path = tmp_path / "runs/prior/last.pt"
+    state = torch.load(path, weights_only=True)
+    state["ema"]["clip_mean"] += 1
+    torch.save(state, path)
+    torch.testing.assert_close(means("kept", init=tmp_path / "runs"), own + 1)
+    torch.testing.assert_close(means("anew", init=tmp_path / "runs", option="refit=1"), own)
+
+
 def test_learning_rate_warms_up_holds_and_falls():
     assert rate(0, 1000, 100, 0.3) == pytest.approx(0.01)
     assert rate(500, 1000, 100, 0.3) == 1.0

@@ -80,10 +80,16 @@ class PriorTask:
         self.true = encode_pictures(self.encoded.clip, self.held_out)
         self.weights = self.encoded.data.weights(CLIP_WEIGHTS, rest=0.8)
         self.network = self.make()
+        self.fit()
+
+    def fit(self) -> None:
+        """The embeddings' statistics, which the network is built on; after --init only with --option refit=1, which is
+        for weights that come from another CLIP."""
+        self.network.fit(self.encoded.z_i)
 
     def make(self) -> DiffusionPrior:
         clip = self.encoded.clip
-        prior = DiffusionPrior(
+        return DiffusionPrior(
             DiffusionPriorConfig(
                 embed_dim=clip.embed_dim,
                 text_width=clip.width,
@@ -93,8 +99,6 @@ class PriorTask:
                 heads=4,
             )
         )
-        prior.fit(self.encoded.z_i)
-        return prior
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, TextFeatures]:
         rows = torch.multinomial(self.weights, n, generator=generator)
@@ -125,7 +129,7 @@ class ARPriorTask(PriorTask):
     def make(self) -> ARPrior:
         clip = self.encoded.clip
         explained = PCA.fit(self.encoded.z_i).explained
-        prior = ARPrior(
+        return ARPrior(
             ARPriorConfig(
                 embed_dim=clip.embed_dim,
                 text_width=clip.width,
@@ -137,8 +141,9 @@ class ARPriorTask(PriorTask):
                 smoothing=12.0,
             )  # fmt: skip
         )
-        prior.fit(self.encoded.z_i, self.encoded.pooled())
-        return prior
+
+    def fit(self) -> None:
+        self.network.fit(self.encoded.z_i, self.encoded.pooled())
 
     def configs(self) -> dict:
         return {"prior_ar": dataclasses.asdict(self.network.config)}

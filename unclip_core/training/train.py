@@ -83,6 +83,8 @@ def train(options: argparse.Namespace) -> float:
     network = task.network.train()
     if options.init:
         fill(network, first_weights(options.init, options.stage), f"{options.stage} of {options.init}")
+        if options.option.get("refit") == "1" and hasattr(task, "fit"):
+            task.fit()
     steps, batch = options.steps or task.steps, options.batch or task.batch
     helper = getattr(task, "helper", None)  # trains beside the network, and is no part of it
     trained = network if helper is None else nn.ModuleList([network, helper])
