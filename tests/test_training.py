@@ -161,7 +161,7 @@ def test_a_stage_starts_from_a_pack(data, tiny_pack, tmp_path):
 def test_statistics_of_another_clip_are_measured_anew_on_request(data, tiny_pack, tmp_path):
     def means(name, **changes):
         train(parse(options(data, tmp_path / name, tiny_pack, stage="prior", steps=1, **changes)))
-        return averaged(tmp_path / name, "prior")[1]["clip_mean"]
+        return averaged(tmp_path / name, "prior")[1]["clip_mean"].clone()
 
     own = means("runs")
     path = tmp_path / "runs/prior/last.pt"
