@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import torch
+from tiny import tiny_stages
 
 from unclip_core.corpus import scenes
 from unclip_core.corpus.shards import write_shards
@@ -15,7 +16,7 @@ from unclip_core.errors import PackError, UnclipError
 from unclip_core.packs import read_pack
 from unclip_core.training import teacher
 from unclip_core.training.runs import averaged, make_pack
-from unclip_core.training.stages import DecoderTask
+from unclip_core.training.stages import DecoderTask, whitened
 from unclip_core.training.train import parse, rate, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,6 +138,29 @@ def test_mirrored_drawings_have_their_own_z_i_and_noise_is_what_hands_do(data, t
             if row["concept"] == concept and row["kind"] == "single"]  # fmt: skip
     others = torch.stack(same[1:]).mean(0)
     assert (task.hands - (same[0] - others)).norm(dim=1).min() < 1e-5
+
+
+def test_a_whitened_decoder_is_the_same_function():
+    decoder = tiny_stages()["decoder"]
+    generator = torch.Generator().manual_seed(1)
+    z_i = torch.randn(500, 32, generator=generator) * torch.logspace(0, -2, 32) + 0.1
+    decoder.fit(z_i + 0.05)  # statistics that are not quite these
+    made = whitened(decoder, z_i)
+    assert made.config.whiten and not decoder.config.whiten
+    for given in (z_i[:8], None):
+        for one, two in zip(decoder.condition(given, None, 8)[:2], made.condition(given, None, 8)[:2]):
+            torch.testing.assert_close(one, two, atol=2e-3, rtol=2e-3)
+
+
+def test_a_decoder_goes_on_whitened(data, tiny_pack, tmp_path):
+    train(parse(options(data, tmp_path / "plain", tiny_pack, steps=1)))
+    white = {"init": tmp_path / "plain", "option": "whiten=1"}
+    train(parse(options(data, tmp_path / "white", tiny_pack, steps=1, **white)))
+    train(parse(options(data, tmp_path / "white", tiny_pack, steps=2, resume=True, option="whiten=1")))
+    config, weights = averaged(tmp_path / "white", "decoder")
+    assert config["whiten"] and weights["clip_basis"].shape == (32, 32)
+    train(parse(options(data, tmp_path / "more", tiny_pack, steps=1, init=tmp_path / "white")))
+    assert averaged(tmp_path / "more", "decoder")[0]["whiten"]
 
 
 def test_runs_become_a_pack(data, tiny_pack, tmp_path):

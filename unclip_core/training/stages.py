@@ -28,7 +28,7 @@ from unclip_core.sampling import PictureNoise, dpm_solver_pp
 from unclip_core.training.clip_tasks import clip_task
 from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load, load_split
 from unclip_core.training.perceptual import Perceptual
-from unclip_core.training.runs import load_clip, load_stage
+from unclip_core.training.runs import first_weights, load_clip, load_stage
 from unclip_core.unet import UNetConfig
 from unclip_core.upsampler import Upsampler, UpsamplerConfig
 
@@ -79,13 +79,18 @@ class PriorTask:
         self.held_out = load_split(options.data, 64, held_out=True)
         self.true = encode_pictures(self.encoded.clip, self.held_out)
         self.weights = self.encoded.data.weights(CLIP_WEIGHTS, rest=0.8)
+        self.options = options.option
         self.network = self.make()
         self.fit()
 
     def fit(self) -> None:
-        """The embeddings' statistics, which the network is built on; after --init only with --option refit=1, which is
-        for weights that come from another CLIP."""
+        """The embeddings' statistics, which the network is built on."""
         self.network.fit(self.encoded.z_i)
+
+    def begin(self) -> None:
+        """Option refit=1, with --init from a pack of another CLIP: the statistics are this one's."""
+        if self.options.get("refit") == "1":
+            self.fit()
 
     def make(self) -> DiffusionPrior:
         clip = self.encoded.clip
@@ -149,6 +154,25 @@ class ARPriorTask(PriorTask):
         return {"prior_ar": dataclasses.asdict(self.network.config)}
 
 
+def whitened(decoder: Decoder, z_i: Tensor) -> Decoder:
+    """The same function of z_i and caption, in a decoder that whitens z_i by the statistics of z_i [N, D]."""
+    made = Decoder(dataclasses.replace(decoder.config, whiten=True))
+    made.load_state_dict(decoder.state_dict(), strict=False)
+    made.fit(z_i)
+    own, old = made.clip_std.double()[0], decoder.clip_std.double()[0]
+    moved = (made.clip_mean - decoder.clip_mean).double()[0] / old  # in the old decoder's units
+    basis = made.clip_basis.double()
+    turn = torch.linalg.inv(basis) * own / old[:, None]  # whitened -> standardised [D, D]
+    with torch.no_grad():
+        for name in ("image_to_time", "image_to_tokens"):
+            before, after = getattr(decoder, name), getattr(made, name)
+            weight = before.weight.double()
+            after.weight.copy_(weight @ turn)
+            after.bias.copy_(before.bias.double() + weight @ moved)
+        made.null_image.copy_(basis @ ((decoder.null_image.double() - moved) * old) / own)
+    return made
+
+
 def hands_apart(encoded: Encoded) -> Tensor:
     """What other hands do to z_i: of plain drawings, its difference from the mean of the concept's other drawings.
 
@@ -173,9 +197,9 @@ def hands_apart(encoded: Encoded) -> Tensor:
 class DecoderTask:
     """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
     objective.WEIGHTINGS); perceptual and embedding (shares of the distances in CLIP's feature maps and of its z_i,
-    x0-prediction only); rest, common and composed (weight of drawings outside the core world, of everyday things, of
-    composed pictures); flip (how often a plain drawing is mirrored); noise (how much of the difference between two
-    hands is added to z_i at most, so that an embedding between the known drawings gives a drawing, not a blend)."""
+    x0-prediction only); whiten (1: z_i's small components are brought to sight); rest, common and composed (weight of
+    drawings outside the core world, of everyday things, of composed pictures); flip (how often a plain drawing is
+    mirrored); noise (how much of the difference between two hands is added to z_i at most)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -206,9 +230,11 @@ class DecoderTask:
             resblock_updown=False,
         )
         predicts = options.option.get("predicts", "x0")
-        config = DecoderConfig(unet, clip.embed_dim, clip.width, whiten=True, predicts=predicts)
+        white = bool(options.init) and "clip_basis" in first_weights(options.init, "decoder")
+        config = DecoderConfig(unet, clip.embed_dim, clip.width, whiten=white, predicts=predicts)
         self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])
+        self.whiten = options.option.get("whiten") == "1"
         self.weighting = options.option.get("weighting", "x0_as_v" if predicts == "x0" else "flat")
         shares = [float(options.option.get(name, 0)) for name in ("perceptual", "embedding")]
         self.extra = Perceptual(clip, *shares) if any(shares) else None
@@ -216,6 +242,10 @@ class DecoderTask:
         self.hands = hands_apart(self.encoded) if self.noise else None
         plain = [row.get("core", True) and row.get("kind", "single") == "single" for row in self.encoded.data.fields]
         self.turnable = torch.tensor(plain)
+
+    def begin(self) -> None:
+        if self.whiten and not self.network.config.whiten:
+            self.network = whitened(self.network, self.encoded.z_i).to(memory_format=torch.channels_last)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
         rows = torch.multinomial(self.weights, n, generator=generator)

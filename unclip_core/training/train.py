@@ -22,9 +22,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from unclip_core.errors import UnclipError
-from unclip_core.packs import fill, find_pack, read_pack
+from unclip_core.packs import fill
 from unclip_core.training.optimizers import NAMES, make_optimizer
-from unclip_core.training.runs import averaged
+from unclip_core.training.runs import first_weights
 from unclip_core.training.stages import STAGES
 
 
@@ -80,11 +80,11 @@ def train(options: argparse.Namespace) -> float:
         )
     torch.manual_seed(options.seed)
     task = STAGES[options.stage](options)
-    network = task.network.train()
     if options.init:
-        fill(network, first_weights(options.init, options.stage), f"{options.stage} of {options.init}")
-        if options.option.get("refit") == "1" and hasattr(task, "fit"):
-            task.fit()
+        fill(task.network, first_weights(options.init, options.stage), f"{options.stage} of {options.init}")
+    if hasattr(task, "begin"):
+        task.begin()
+    network = task.network.train()
     steps, batch = options.steps or task.steps, options.batch or task.batch
     helper = getattr(task, "helper", None)  # trains beside the network, and is no part of it
     trained = network if helper is None else nn.ModuleList([network, helper])
@@ -155,13 +155,6 @@ def train(options: argparse.Namespace) -> float:
     if world > 1:
         dist.barrier()
     return loss.item()
-
-
-def first_weights(source: str, stage: str) -> dict[str, torch.Tensor]:
-    """A stage's weights by name: the averaged ones of a folder of runs, or those of a pack."""
-    if (Path(source) / stage / "last.pt").exists():
-        return averaged(Path(source), stage)[1]
-    return read_pack(find_pack(source)).tensors(stage)
 
 
 def rate(step: int, steps: int, warmup: int, decay: float) -> float:
