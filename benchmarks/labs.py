@@ -104,12 +104,16 @@ def main() -> None:
     with running(options.pack) as (_, address), sync_playwright() as playwright:
         flags = ["--no-sandbox", "--enable-unsafe-swiftshader"]
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        theta = "example=red-apple&caption_from=a+red+apple&caption_to=a+blue+fish&theta=0.1"
+        theta = "example=red-apple&caption_from=a+red+apple&caption_to=a+blue+fish&theta=0.1&size=64"
         rows = [("interpolation between two captions, eight frames", frames(browser, address))]
         rows += [
             ("text diff: a step of θ, first answer", slider_step(browser, address, "text_diff", theta, True)),
             ("text diff: a step of θ, settled", slider_step(browser, address, "text_diff", theta, False)),
-            ("PCA: a step of k, settled", slider_step(browser, address, "pca", "example=red-apple&k=8", False)),
+            (
+                "PCA: a step of k, first answer",
+                slider_step(browser, address, "pca", "example=red-apple&k=8&size=64", True),
+            ),
+            ("PCA: a step of k, settled", slider_step(browser, address, "pca", "example=red-apple&k=8&size=64", False)),
         ]
         dots, live = map_dots(browser, address)
         rows += [("map: first paint", dots), ("map: can be dragged", live)]

@@ -3,7 +3,8 @@
 A task has: `network`; defaults `steps`, `batch`, `lr`, `weight_decay`, `betas`, `clip_norm`; `draw(n, generator)` -> a
 batch; `loss(batch, generator)` -> scalar; `validate(network, path)` -> figures, and a preview grid at `path`;
 `configs()` -> what the pack stores beside the weights. Where it needs them also: `helper`, a network that trains beside
-and is left behind; `settle(network)`, the last touch to averaged weights.
+and is left behind; `ready()`, called once the first weights are there, before a run is resumed; `settle(network)`, the
+last touch to averaged weights.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class PriorTask:
         """The embeddings' statistics, which the network is built on."""
         self.network.fit(self.encoded.z_i)
 
-    def begin(self) -> None:
+    def ready(self) -> None:
         """Option refit=1, with --init from a pack of another CLIP: the statistics are this one's."""
         if self.options.get("refit") == "1":
             self.fit()
@@ -243,7 +244,7 @@ class DecoderTask:
         plain = [row.get("core", True) and row.get("kind", "single") == "single" for row in self.encoded.data.fields]
         self.turnable = torch.tensor(plain)
 
-    def begin(self) -> None:
+    def ready(self) -> None:
         if self.whiten and not self.network.config.whiten:
             self.network = whitened(self.network, self.encoded.z_i).to(memory_format=torch.channels_last)
 

@@ -82,8 +82,8 @@ def train(options: argparse.Namespace) -> float:
     task = STAGES[options.stage](options)
     if options.init:
         fill(task.network, first_weights(options.init, options.stage), f"{options.stage} of {options.init}")
-    if hasattr(task, "begin"):
-        task.begin()
+    if hasattr(task, "ready"):
+        task.ready()
     network = task.network.train()
     steps, batch = options.steps or task.steps, options.batch or task.batch
     helper = getattr(task, "helper", None)  # trains beside the network, and is no part of it
