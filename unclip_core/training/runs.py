@@ -33,11 +33,12 @@ def averaged(runs: Path, stage: str) -> tuple[dict, dict[str, Tensor]]:
     return state["configs"][stage], state["ema"]
 
 
-def first_weights(source: str, stage: str) -> dict[str, torch.Tensor]:
-    """A stage's weights by name: the averaged ones of a folder of runs, or those of a pack."""
+def first(source: str, stage: str) -> tuple[dict, dict[str, Tensor]]:
+    """(config, weights) that a stage starts from: the averaged ones of a folder of runs, or those of a pack."""
     if (Path(source) / stage / "last.pt").exists():
-        return averaged(Path(source), stage)[1]
-    return read_pack(find_pack(source)).tensors(stage)
+        return averaged(Path(source), stage)
+    pack = read_pack(find_pack(source))
+    return pack.config(stage), pack.tensors(stage)
 
 
 def load_stage(runs: Path, stage: str, pack: str | None = None) -> nn.Module:

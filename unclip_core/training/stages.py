@@ -29,7 +29,7 @@ from unclip_core.sampling import PictureNoise, dpm_solver_pp
 from unclip_core.training.clip_tasks import clip_task
 from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load, load_split
 from unclip_core.training.perceptual import Perceptual
-from unclip_core.training.runs import first_weights, load_clip, load_stage
+from unclip_core.training.runs import first, load_clip, load_stage
 from unclip_core.unet import UNetConfig
 from unclip_core.upsampler import Upsampler, UpsamplerConfig
 
@@ -80,7 +80,7 @@ class PriorTask:
         self.held_out = load_split(options.data, 64, held_out=True)
         self.true = encode_pictures(self.encoded.clip, self.held_out)
         self.weights = self.encoded.data.weights(CLIP_WEIGHTS, rest=0.8)
-        self.options = options.option
+        self.options = options
         self.network = self.make()
         self.fit()
 
@@ -90,7 +90,7 @@ class PriorTask:
 
     def ready(self) -> None:
         """Option refit=1, with --init from a pack of another CLIP: the statistics are this one's."""
-        if self.options.get("refit") == "1":
+        if self.options.option.get("refit") == "1":
             self.fit()
 
     def make(self) -> DiffusionPrior:
@@ -134,13 +134,16 @@ class ARPriorTask(PriorTask):
 
     def make(self) -> ARPrior:
         clip = self.encoded.clip
-        explained = PCA.fit(self.encoded.z_i).explained
+        if self.options.init:
+            codes = first(self.options.init, "prior_ar")[0]["n_codes"]
+        else:
+            codes = int((PCA.fit(self.encoded.z_i).explained < KEPT_VARIANCE).sum()) + 1
         return ARPrior(
             ARPriorConfig(
                 embed_dim=clip.embed_dim,
                 text_width=clip.width,
                 context_length=clip.context_length,
-                n_codes=int((explained < KEPT_VARIANCE).sum()) + 1,
+                n_codes=codes,
                 width=256,
                 layers=5,
                 heads=4,
@@ -231,7 +234,7 @@ class DecoderTask:
             resblock_updown=False,
         )
         predicts = options.option.get("predicts", "x0")
-        white = bool(options.init) and "clip_basis" in first_weights(options.init, "decoder")
+        white = bool(options.init) and first(options.init, "decoder")[0].get("whiten", False)
         config = DecoderConfig(unet, clip.embed_dim, clip.width, whiten=white, predicts=predicts)
         self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])

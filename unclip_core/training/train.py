@@ -24,7 +24,7 @@ from tqdm import tqdm
 from unclip_core.errors import UnclipError
 from unclip_core.packs import fill
 from unclip_core.training.optimizers import NAMES, make_optimizer
-from unclip_core.training.runs import first_weights
+from unclip_core.training.runs import first
 from unclip_core.training.stages import STAGES
 
 
@@ -81,7 +81,7 @@ def train(options: argparse.Namespace) -> float:
     torch.manual_seed(options.seed)
     task = STAGES[options.stage](options)
     if options.init:
-        fill(task.network, first_weights(options.init, options.stage), f"{options.stage} of {options.init}")
+        fill(task.network, first(options.init, options.stage)[1], f"{options.stage} of {options.init}")
     if hasattr(task, "ready"):
         task.ready()
     network = task.network.train()
