@@ -31,7 +31,7 @@ from unclip_core.pictures import open_picture
 from unclip_core.provenance import read_recipe, save_png
 from unclip_core.request import GenerateRequest, validate
 
-KEEP_SECONDS = 6 * 3600
+KEEP_SECONDS, PREFIX = 6 * 3600, "unclip-pictures-"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ class Engine:
 
     def __init__(self, model: UnCLIP) -> None:
         self.model = model
-        self.folder = Path(tempfile.mkdtemp(prefix="unclip-pictures-"))
+        for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):  # by an app that was killed
+            if time.time() - _last_change(left) > KEEP_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._swept = time.monotonic()
         self._sweeping = threading.Lock()
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
@@ -181,6 +184,14 @@ class Engine:
                     shutil.rmtree(entry, ignore_errors=True)
         finally:
             self._sweeping.release()
+
+
+def _last_change(folder: Path) -> float:
+    """When something was last written into a folder or the folders in it; now, if it is gone."""
+    try:
+        return max(entry.stat().st_mtime for entry in (folder, *folder.iterdir()))
+    except OSError:
+        return time.time()
 
 
 def _carried(source: tuple[Image.Image, str | None] | None) -> dict[str, Any] | None:

@@ -30,6 +30,19 @@ def engine(tiny_model) -> Engine:
     return Engine(tiny_model)
 
 
+def test_what_a_killed_app_left_goes_after_some_hours(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    old, new = tmp_path / "unclip-pictures-old", tmp_path / "unclip-pictures-new"
+    for folder in (old, new):
+        (folder / "a").mkdir(parents=True)
+        (folder / "a" / "cat.png").touch()
+    long_ago = time.time() - 7 * 3600
+    for place in (old / "a", old):
+        os.utime(place, (long_ago, long_ago))
+    engine = Engine(tiny_model)
+    assert not old.exists() and (new / "a" / "cat.png").exists() and engine.folder.exists()
+
+
 # ---- text ----
 
 

@@ -10,7 +10,7 @@ SCHEDULE = NoiseSchedule("cosine")
 
 
 def test_times_are_stratified_and_shuffled():
-    t = draw_times(64, 1000, torch.Generator().manual_seed(0), torch.device("cpu"))
+    t = draw_times(64, SCHEDULE, torch.Generator().manual_seed(0), torch.device("cpu"))
     strata = (t.sort().values.double() / 1000 * 64).floor()
     assert (strata - torch.arange(64)).abs().max() <= 1
     assert not torch.equal(t, t.sort().values)
@@ -18,9 +18,15 @@ def test_times_are_stratified_and_shuffled():
 
 def test_every_level_is_equally_likely():
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.cat([draw_times(10, 20, generator, torch.device("cpu")) for _ in range(2000)])
+    drawn = torch.cat([draw_times(10, NoiseSchedule(steps=20), generator, torch.device("cpu")) for _ in range(2000)])
     counts = drawn.bincount(minlength=20)
     assert len(counts) == 20 and counts.min() > 900 and counts.max() < 1100
+
+
+def test_shift_crowds_times_towards_noise():
+    drawn = draw_times(4000, NoiseSchedule(shift=4.0), torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert abs((drawn >= 800).float().mean() - 0.5) < 0.01  # 4 x 0.5 / (1 + 3 x 0.5) = 0.8
+    assert drawn.min() < 5 and drawn.max() >= 999
 
 
 @pytest.mark.parametrize("predicts", ["v", "eps", "x0"])

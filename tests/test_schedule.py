@@ -34,6 +34,12 @@ def test_times(n, grid):
     assert NoiseSchedule().levels(NoiseSchedule().times(n))[-1] == 1.0
 
 
+def test_shift_moves_times_towards_noise_and_leaves_the_ends():
+    assert NoiseSchedule(shift=3.0).times(5).tolist() == [999, 899, 749, 500, 0]
+    assert NoiseSchedule(shift=3.0).times(1).tolist() == [999]
+    assert torch.equal(NoiseSchedule(shift=3.0).alpha_bar, NoiseSchedule().alpha_bar)
+
+
 def test_add_noise():
     schedule = NoiseSchedule()
     x0, noise, t = torch.ones(2, 3, 4, 4), torch.full((2, 3, 4, 4), 2.0), torch.tensor([0, 700])
@@ -46,5 +52,8 @@ def test_mistakes_are_named():
         NoiseSchedule("sine")
     with pytest.raises(PackError, match="at least one training step"):
         NoiseSchedule(steps=0)
+    for shift in (0, -1.0, float("nan"), "2"):
+        with pytest.raises(PackError, match="shift is a number above 0"):
+            NoiseSchedule(shift=shift)
     with pytest.raises(ValueError, match="at least one step"):
         NoiseSchedule().times(0)

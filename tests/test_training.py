@@ -83,9 +83,11 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(data, tiny_pack, tmp_path
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_step_of_one(data, tiny_pack, tmp_path):
-    one = options(data, tmp_path / "one", tiny_pack, steps=1, micro=2)
-    two = options(data, tmp_path / "two", tiny_pack, steps=1, micro=2)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_make_the_step_of_one(optimizer, data, tiny_pack, tmp_path):
+    one, two = (
+        options(data, tmp_path / name, tiny_pack, steps=1, micro=2, optimizer=optimizer) for name in ("one", "two")
+    )
     train(parse(one))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
     done = subprocess.run([*launch, "-m", "unclip_core.training.train", *two], cwd=ROOT, capture_output=True, text=True)
@@ -150,6 +152,15 @@ def test_a_whitened_decoder_is_the_same_function():
     for given in (z_i[:8], None):
         for one, two in zip(decoder.condition(given, None, 8)[:2], made.condition(given, None, 8)[:2]):
             torch.testing.assert_close(one, two, atol=2e-3, rtol=2e-3)
+
+
+def test_a_decoder_is_trained_and_drawn_where_its_shift_says(data, tiny_pack, tmp_path):
+    train(parse([*options(data, tmp_path, tiny_pack, steps=1), "--option=shift=3"]))
+    (config, _) = averaged(tmp_path, "decoder")
+    assert config["schedule"]["shift"] == 3
+    again = DecoderTask(parse([*options(data, tmp_path / "again", tiny_pack), f"--init={tmp_path}"]))
+    assert again.network.config.schedule.shift == 3
+    assert again.network.config.schedule.times(3).tolist() == [999, 749, 0]
 
 
 def test_a_decoder_goes_on_whitened(data, tiny_pack, tmp_path):

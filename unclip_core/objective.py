@@ -45,15 +45,17 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def draw_times(batch: int, steps: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """[B] int64 noise levels, uniform over 0..steps-1, stratified: one in each B-th of the range, in random order.
-
-    Stratifying leaves each level equally likely and takes most of the loss's variance between batches away.
+def draw_times(
+    batch: int, schedule: NoiseSchedule, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """[B] int64 noise levels in 0..T-1, as likely as the schedule's `shift` says (1: all alike), stratified: one in each
+    B-th of that distribution, in random order, which takes most of the loss's variance between batches away.
     """
     place = generator.device if generator is not None else device
     order = torch.randperm(batch, generator=generator, device=place)
     offset = torch.rand(batch, generator=generator, device=place)
-    return ((order + offset) / batch * steps).long().clamp(max=steps - 1).to(device)
+    places = schedule.shifted((order + offset) / batch)
+    return (places * schedule.steps).long().clamp(max=schedule.steps - 1).to(device)
 
 
 def diffusion_loss(
@@ -70,7 +72,7 @@ def diffusion_loss(
     network: (x [B, ...], t [B] int64) -> prediction like x. x0: [B, ...]. weighting: a key of
     WEIGHTINGS. extra: a further distance (prediction, target) -> [B], added unweighted. Returns a float32 scalar.
     """
-    t = draw_times(len(x0), schedule.steps, generator, x0.device)  # [B]
+    t = draw_times(len(x0), schedule, generator, x0.device)  # [B]
     place = generator.device if generator is not None else x0.device
     noise = torch.randn(x0.shape, generator=generator, device=place).to(x0)
     target = training_target(x0, noise, t, schedule, predicts)

@@ -1,11 +1,13 @@
 """AdamW for everything, or Muon for the weight matrices of hidden layers and AdamW for the rest.
 
-Muon (Jordan et al. 2024) is PyTorch's own; it takes matrices only, so convolutions are handed to it as views.
+Muon (Jordan et al. 2024) is PyTorch's own; it takes matrices only, so convolutions are handed to it as views. Its step
+costs the same at any batch, so several processes share the matrices out and hand each other the results.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 NAMES = ("adamw", "muon")
@@ -27,10 +29,16 @@ class Optimizers:
             group["lr"] = lr
 
     def step(self) -> None:
-        for parameter, view in self.views:
-            view.grad = None if parameter.grad is None else _matrix(parameter.grad)
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        for i, (parameter, view) in enumerate(self.views):
+            own = i % world == rank and parameter.grad is not None
+            view.grad = _matrix(parameter.grad) if own else None
         for optimizer in self.optimizers:
             optimizer.step()
+        if world > 1:
+            with torch.no_grad():
+                for i, (_, view) in enumerate(self.views):
+                    dist.broadcast(view.data, src=i % world)
 
     def zero_grad(self) -> None:
         for optimizer in self.optimizers:
@@ -39,6 +47,7 @@ class Optimizers:
             parameter.grad = None
 
     def state_dict(self) -> dict:
+        """This process's: of matrices that another one moves, the momentum is left out and begins anew."""
         return {"each": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state: dict) -> None:

@@ -26,6 +26,7 @@ from unclip_core.pictures import to_pictures, to_pixels
 from unclip_core.prior_ar import ARPrior, ARPriorConfig
 from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
 from unclip_core.sampling import PictureNoise, dpm_solver_pp
+from unclip_core.schedule import NoiseSchedule
 from unclip_core.training.clip_tasks import clip_task
 from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load, load_split
 from unclip_core.training.perceptual import Perceptual
@@ -200,9 +201,9 @@ def hands_apart(encoded: Encoded) -> Tensor:
 
 class DecoderTask:
     """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
-    objective.WEIGHTINGS); perceptual and embedding (shares of the distances in CLIP's feature maps and of its z_i,
+    objective.WEIGHTINGS); shift (see NoiseSchedule); perceptual and embedding (shares of the distances in CLIP's feature maps and of its z_i,
     x0-prediction only); whiten (1: z_i's small components are brought to sight); rest, common and composed (weight of
-    drawings outside the core world, of everyday things, of composed pictures); flip (how often a plain drawing is
+    drawings outside the core world, of everyday things, of composed pictures); tones (weight of skin tones); flip (how often a plain drawing is
     mirrored); noise (how much of the difference between two hands is added to z_i at most)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
@@ -221,6 +222,8 @@ class DecoderTask:
         self.weights = self.encoded.data.weights(
             kinds, float(options.option.get("rest", 0.1)), float(options.option.get("common", 1))
         )
+        toned = torch.tensor([bool(row.get("tone")) for row in self.encoded.data.fields])
+        self.weights[toned] *= float(options.option.get("tones", 1))
         widths = tuple(int(w) for w in options.option.get("widths", "96,256").split(","))
         clip = self.encoded.clip
         blocks = tuple(int(b) for b in options.option.get("blocks", "1,2").split(","))
@@ -234,8 +237,16 @@ class DecoderTask:
             resblock_updown=False,
         )
         predicts = options.option.get("predicts", "x0")
-        white = bool(options.init) and first(options.init, "decoder")[0].get("whiten", False)
-        config = DecoderConfig(unet, clip.embed_dim, clip.width, whiten=white, predicts=predicts)
+        begun = first(options.init, "decoder")[0] if options.init else {}
+        shift = options.option.get("shift", begun.get("schedule", {}).get("shift", 1.0))
+        config = DecoderConfig(
+            unet,
+            clip.embed_dim,
+            clip.width,
+            whiten=begun.get("whiten", False),
+            schedule=NoiseSchedule("cosine", shift=float(shift)),
+            predicts=predicts,
+        )
         self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])
         self.whiten = options.option.get("whiten") == "1"
