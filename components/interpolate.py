@@ -38,7 +38,7 @@ from unclip_core.request import Limit, checked, checked_number, checked_prompt
 PLACES = ("subject.a", "subject.b", "subject.c", "subject.d")
 FRAMES = Limit("the number of frames", 2, 32)
 SIDE = Limit("the pad's rows and columns", 2, 7)
-STEPS = 12  # of frames that no inversion has to match: eight of them within three seconds
+STEPS = 8  # of frames that no inversion has to match: eight of them within three seconds
 CHOICES = {"path": ("line", "pad"), "noise": ("own", "fixed")}
 TRIES = (
     {

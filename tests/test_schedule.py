@@ -37,6 +37,7 @@ def test_times(n, grid):
 def test_shift_moves_times_towards_noise_and_leaves_the_ends():
     assert NoiseSchedule(shift=3.0).times(5).tolist() == [999, 899, 749, 500, 0]
     assert NoiseSchedule(shift=3.0).times(1).tolist() == [999]
+    assert NoiseSchedule(shift=3.0).times(5, even=True).tolist() == [999, 749, 500, 250, 0]
     assert torch.equal(NoiseSchedule(shift=3.0).alpha_bar, NoiseSchedule().alpha_bar)
 
 

@@ -184,11 +184,12 @@ class Decoder(nn.Module):
     ) -> Iterator[SampleStep]:
         """From noise x_T [B, 3, H, W] to pictures, one yield a step; the last step's x is the result.
 
-        noise gives the fresh noise that ddpm, and ddim with eta > 0, ask for.
+        noise gives the fresh noise that ddpm, and ddim with eta > 0, ask for. clip bounds x0; None is the way back of
+        an inversion, by the times it came by.
         """
         schedule = self.config.schedule
         denoise = self.denoiser(z_i, text, guidance, clip)
-        return run_sampler(sampler, denoise, x_T, schedule.times(steps), schedule, eta, noise)
+        return run_sampler(sampler, denoise, x_T, schedule.times(steps, even=clip is None), schedule, eta, noise)
 
     def invert_steps(
         self, x0: Tensor, z_i: Tensor, text: TextFeatures | None, *, steps: int, refine: int = 0
@@ -198,7 +199,7 @@ class Decoder(nn.Module):
         Without guidance and clipping, as the way back must be: decode with guidance 1, clip None, as many ddim steps.
         """
         schedule = self.config.schedule
-        return invert(self.denoiser(z_i, text, clip=None), x0, schedule.times(steps), schedule, refine)
+        return invert(self.denoiser(z_i, text, clip=None), x0, schedule.times(steps, even=True), schedule, refine)
 
     def loss(
         self,

@@ -45,9 +45,7 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def draw_times(
-    batch: int, schedule: NoiseSchedule, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
+def draw_times(batch: int, schedule: NoiseSchedule, generator: torch.Generator | None, device: torch.device) -> Tensor:
     """[B] int64 noise levels in 0..T-1, as likely as the schedule's `shift` says (1: all alike), stratified: one in each
     B-th of that distribution, in random order, which takes most of the loss's variance between batches away.
     """

@@ -70,17 +70,20 @@ class NoiseSchedule:
         """Places in time, in [0, 1], moved towards the noisy end by `shift`; 0 and 1 stay."""
         return self.shift * places / (1 + (self.shift - 1) * places)
 
-    def times(self, n: int) -> Tensor:
-        """n times falling from T - 1 to 0, evenly spaced but for `shift`: int64 [n]. One step means T - 1 alone."""
+    def times(self, n: int, even: bool = False) -> Tensor:
+        """n times falling from T - 1 to 0, evenly spaced but for `shift`: int64 [n]. One step means T - 1 alone.
+
+        even: without `shift`. DDIM inversion goes this way, and back: it finds x_T where little noise is.
+        """
         if n < 1:
             raise ValueError(f"A sampler needs at least one step, not {n}.")
         if n == 1:
             return torch.tensor([self.steps - 1])
         ratio = (self.steps - 1) / (n - 1)
-        even = torch.arange(n, dtype=torch.float64) * ratio
-        if self.shift != 1.0:
-            even = self.shifted(even / (self.steps - 1)) * (self.steps - 1)
-        return even.round().long().flip(0)
+        places = torch.arange(n, dtype=torch.float64) * ratio
+        if self.shift != 1.0 and not even:
+            places = self.shifted(places / (self.steps - 1)) * (self.steps - 1)
+        return places.round().long().flip(0)
 
     def levels(self, times: Tensor) -> list[float]:
         """alpha_bar at each time of a grid, then 1.0, the clean end of every sampler's walk: n + 1 floats."""
