@@ -24,8 +24,8 @@ from unclip_core.drawing import TOGETHER
 from unclip_core.latents import Latent, concatenate
 from unclip_core.pictures import to_pictures
 
-COARSE = 3  # a dragged slider gets a picture of so many times fewer steps
-PREVIEWS = 3  # shown of one picture on its way
+COARSE = 4  # a dragged slider gets a picture of so many times fewer steps
+PREVIEWS = 2  # shown of one picture on its way
 
 
 @dataclass(frozen=True)

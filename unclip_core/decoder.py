@@ -127,7 +127,8 @@ class Decoder(nn.Module):
             return null
         image = z_i - self.clip_mean
         if self.config.whiten:
-            image = image.float() @ self.clip_basis.float().T
+            wide = torch.float64 if image.device.type == "cpu" else torch.float32  # as in `_summed`
+            image = image.to(wide) @ self.clip_basis.to(wide).T
         image = (image / self.clip_std).to(null)
         return image if drop is None else torch.where(drop[:, None], null, image)
 

@@ -46,8 +46,10 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def draw_times(batch: int, schedule: NoiseSchedule, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """[B] int64 noise levels in 0..T-1, as likely as the schedule's `shift` says (1: all alike), stratified: one in each
-    B-th of that distribution, in random order, which takes most of the loss's variance between batches away.
+    """[B] int64 noise levels in 0..T-1, as likely as the schedule's `shift` makes them (all alike at 1).
+
+    Stratified: one in each B-th of that distribution, in random order, which takes most of the loss's variance between
+    batches away.
     """
     place = generator.device if generator is not None else device
     order = torch.randperm(batch, generator=generator, device=place)

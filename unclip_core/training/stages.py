@@ -201,10 +201,11 @@ def hands_apart(encoded: Encoded) -> Tensor:
 
 class DecoderTask:
     """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
-    objective.WEIGHTINGS); shift (see NoiseSchedule); perceptual and embedding (shares of the distances in CLIP's feature maps and of its z_i,
-    x0-prediction only); whiten (1: z_i's small components are brought to sight); rest, common and composed (weight of
-    drawings outside the core world, of everyday things, of composed pictures); tones (weight of skin tones); flip (how often a plain drawing is
-    mirrored); noise (how much of the difference between two hands is added to z_i at most)."""
+    objective.WEIGHTINGS); shift (see NoiseSchedule); perceptual and embedding (shares of the distances in CLIP's
+    feature maps and of its z_i, x0-prediction only); whiten (1: z_i's small components are brought to sight); rest,
+    common, composed and tones (weight of drawings outside the core world, of everyday things, of composed pictures, of
+    skin tones); flip (how often a plain drawing is mirrored); noise (how much of the difference between two hands is
+    added to z_i at most)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
