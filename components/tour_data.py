@@ -32,9 +32,9 @@ CHAPTERS = (
             (
                 "text_diff",
                 {
-                    "example": "smiling-face-with-sunglasses",
-                    "caption_from": {"en": "a smiling face", "ko": "웃는 얼굴"},
-                    "caption_to": {"en": "a crying face", "ko": "우는 얼굴"},
+                    "example": "red-apple",
+                    "caption_from": {"en": "a red apple", "ko": "빨간 사과"},
+                    "caption_to": {"en": "a green apple", "ko": "초록 사과"},
                 },
             ),
         ),
