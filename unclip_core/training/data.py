@@ -36,14 +36,15 @@ class ImageText:
         order = torch.argsort(torch.argsort(rows))
         return batch[order].permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    def weights(self, kinds: dict[str, float], rest: float = 1.0, common: float = 1.0) -> Tensor:
-        """[N] float64 sampling weights: by kind; plain drawings outside the core world times `rest`, and those of the
-        everyday concepts of ``corpus/common.txt`` times `common`."""
+    def weights(self, kinds: dict[str, float], rest: float = 1.0, common: float = 1.0, tones: float = 1.0) -> Tensor:
+        """[N] float64 sampling weights: by kind; plain drawings outside the core world times `rest`, those of the
+        everyday concepts of ``corpus/common.txt`` times `common`, and those with a skin tone times `tones`."""
         values, everyday = [], set(COMMON.read_text(encoding="utf-8").splitlines())
         for row in self.fields:
             kind = row.get("kind", "single")
             own = 1.0 if row.get("core", True) else rest
             own *= common if row.get("label") in everyday else 1.0
+            own *= tones if row.get("tone") else 1.0
             values.append(kinds.get(kind, 1.0) * (own if kind == "single" else 1.0))
         return torch.tensor(values, dtype=torch.float64)
 

@@ -36,9 +36,8 @@ class Optimizers:
         for optimizer in self.optimizers:
             optimizer.step()
         if world > 1:
-            with torch.no_grad():
-                for i, (_, view) in enumerate(self.views):
-                    dist.broadcast(view.data, src=i % world)
+            for i, (_, view) in enumerate(self.views):
+                dist.broadcast(view.data, src=i % world)
 
     def zero_grad(self) -> None:
         for optimizer in self.optimizers:

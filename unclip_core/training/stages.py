@@ -220,11 +220,9 @@ class DecoderTask:
         self.runs = options.runs
         composed = float(options.option.get("composed", 1))
         kinds = {k: v * (composed if k != "single" else 1) for k, v in PIXEL_WEIGHTS.items()}
-        self.weights = self.encoded.data.weights(
-            kinds, float(options.option.get("rest", 0.1)), float(options.option.get("common", 1))
-        )
-        toned = torch.tensor([bool(row.get("tone")) for row in self.encoded.data.fields])
-        self.weights[toned] *= float(options.option.get("tones", 1))
+        usual = {"rest": 0.1, "common": 1, "tones": 1}
+        often = {name: float(options.option.get(name, value)) for name, value in usual.items()}
+        self.weights = self.encoded.data.weights(kinds, **often)
         widths = tuple(int(w) for w in options.option.get("widths", "96,256").split(","))
         clip = self.encoded.clip
         blocks = tuple(int(b) for b in options.option.get("blocks", "1,2").split(","))
