@@ -24,7 +24,7 @@ from unclip_core.drawing import TOGETHER
 from unclip_core.latents import Latent, concatenate
 from unclip_core.pictures import to_pictures
 
-COARSE = 4  # a dragged slider gets a picture of so many times fewer steps
+COARSE = 5  # a dragged slider gets a picture of so many times fewer steps
 PREVIEWS = 2  # shown of one picture on its way
 
 
@@ -114,7 +114,7 @@ class Live:
     ) -> list[Any]:
         """`fields`: what the edit looks at, by name; a change of any settles the edit, and dragging `sliders` follows.
 
-        after: events that settle it too once they end. Returns the events that run the model, for Stop.
+        after: events that settle it too once they end. Returns the events that Stop ends.
         """
         self.fields = dict(fields)
         inputs = [*self.inputs.pictures, *self.fields.values()]
@@ -133,16 +133,19 @@ class Live:
         }
         settling = [gr.on(triggers, **settle, trigger_mode="always_last", **RUN)]
         settling += [event.then(**settle, **RUN) for event in after]
-        dragging = [
+        for slider in sliders:
             slider.input(
-                guarded(self._drag), [self.kept, self.settled, *inputs], self.view, trigger_mode="always_last", **RUN
+                guarded(self._drag),
+                [self.kept, self.settled, *inputs],
+                self.view,
+                trigger_mode="always_last",
+                queue=False,  # fewer messages: the page copies all that it shows at each of them
+                **RUN,
             )
-            for slider in sliders
-        ]
         for event in settling:
             event.failure(None, self.view, self.view, js="(value) => unclip.halt(value)", **PLUMBING)
             self.shelf.address(event, self.lab)
-        return [*settling, *dragging]
+        return settling
 
     def prepare(
         self, paths: Sequence[str | None], kept: Sequence[Subject]
@@ -178,11 +181,14 @@ class Live:
         grid = self.board(len(paths))
         subjects = []
         for row, path in enumerate(paths):
-            for taken in take_apart(self.engine, path, of_path(kept, path)):
+            known = of_path(kept, path)
+            for taken in take_apart(self.engine, path, known):
                 self.show(grid, row, taken)
-                yield grid.value(), gr.skip(), gr.skip(), gr.skip()
+                if known is None:
+                    yield grid.value(), gr.skip(), gr.skip(), gr.skip()
             subjects.append(taken.subject)
-        yield grid.value(), tuple(subjects), gr.skip(), gr.skip()
+        if [one.key for one in subjects] != [one.key for one in kept]:  # else the dragged picture stays for now
+            yield grid.value(), tuple(subjects), gr.skip(), gr.skip()
         for finished in decode_jobs(self.engine, self.lab, self._jobs(subjects, values), grid):
             items = shelved(self.shelf, items, finished)
             yield grid.value(), gr.skip(), gr.skip(), items if finished else gr.skip()

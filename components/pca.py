@@ -14,7 +14,7 @@ from components.i18n import text
 from components.live import Job, Live, decoded, size_radio, wire_run
 from components.shelf import Shelf
 from components.subject import Subject, subject_inputs, taken_apart
-from components.visuals import Board, board, chart, say
+from components.visuals import Board, board, chart, points, say
 from unclip_core.errors import RequestError
 from unclip_core.latents import Latent, truncate_components
 from unclip_core.request import Limit, checked, checked_number, need
@@ -56,12 +56,11 @@ def explained(engine: Engine, k: int) -> dict[str, Any] | None:
     if not engine.has("pca"):
         return None
     shares = [0.0, *engine.model.pca.explained.tolist()]
-    points = [[i, round(share, 4)] for i, share in enumerate(shares)]
     return {
         "title": say("pca.chart"),
         "x": {"label": "k", "low": 0, "high": len(shares) - 1},
         "y": {"low": 0, "high": 1},
-        "lines": [{"label": say("pca.line"), "tint": "violet", "points": points}],
+        "lines": [{"label": say("pca.line"), "tint": "violet", "points": points(enumerate(shares))}],
         "at": k,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 import uuid
 from typing import Any
@@ -40,11 +41,14 @@ def resting_cells(engine: Engine) -> dict[str, dict[str, Any]]:
     return cells
 
 
-def heat(z: torch.Tensor) -> list[float]:
-    """An embedding [D] as values in [-1, 1], scaled by its own spread, for the page to colour."""
+def heat(z: torch.Tensor) -> str:
+    """An embedding [D], scaled by its own spread to -127..127, for the page to colour: D signed bytes in base64.
+
+    Text, for Gradio's page copies every value it holds at every message, number by number.
+    """
     z = z.float()
     spread = z.abs().quantile(0.95).clamp_min(1e-8)
-    return [round(float(v), 2) for v in (z / spread).clamp(-1, 1)]
+    return base64.b64encode((z / spread).clamp(-1, 1).mul(127).round().to(torch.int8).cpu().numpy().tobytes()).decode()
 
 
 class Progress:

@@ -16,7 +16,7 @@ from components.live import Job, Live, decoded, size_radio, wire_run
 from components.presets import presets
 from components.shelf import Shelf
 from components.subject import Subject, subject_inputs, taken_apart
-from components.visuals import Board, board, chart, say, two_places
+from components.visuals import Board, board, chart, points, say, two_places
 from unclip_core.errors import RequestError
 from unclip_core.latents import rotate_by_text, text_diff
 from unclip_core.request import Limit, checked, checked_number, checked_prompt
@@ -89,7 +89,7 @@ def curves(subjects: Sequence[Subject], captions: Captions, theta: float, most: 
         {
             "label": say(f"text_diff.cosine_{end}", caption=captions.names[i] or "∅"),
             "tint": tint,
-            "points": [[round(t, 4), round(pair[i], 4)] for t, pair in zip(thetas.tolist(), cosines)],
+            "points": points((t, pair[i]) for t, pair in zip(thetas.tolist(), cosines)),
         }
         for i, (end, tint) in enumerate((("from", "ink"), ("to", "violet")))
     ]

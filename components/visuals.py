@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -93,11 +93,16 @@ def drawn(name: str, note: str = "", **options: Any) -> gr.HTML:
     )
 
 
+def points(pairs: Iterable[tuple[float, float]]) -> str:
+    """The points (x, y) of a chart's line, as text: "x,y x,y"."""
+    return " ".join(f"{x:.4g},{y:.4f}" for x, y in pairs)
+
+
 def chart(value: Any = None, **options: Any) -> gr.HTML:
     """A line chart; None draws nothing, labels are by `say`.
 
     Value: {"title", "x": {"label", "low", "high"}, "y": {"low", "high"}, "at": x of a marker or None,
-    "lines": [{"label", "tint": "violet" | "coral" | "ink", "points": [[x, y]]}]}.
+    "lines": [{"label", "tint": "violet" | "coral" | "ink", "points": points(...)}]}.
     """
     return gr.HTML(
         value=value,

@@ -40,23 +40,39 @@ unclip.paint = (element, find) => element.querySelectorAll(".tile canvas").forEa
 unclip.board = (element, props, watch) => {
   const say = unclip.say, escape = unclip.escape;
   const find = (at) => { const [row, column] = at.split(",").map(Number); return props.value.rows?.[row]?.cells[column]; };
-  const table = ({ columns, rows, feet }) => {
-    const named = rows.some((row) => row.label);
+  const tile = ({ columns, rows }, r, c) => unclip.cell(rows[r].cells[c], `${r},${c}`, [say(rows[r].label), say(columns[c])].filter(Boolean).join(", "));
+  const table = (value) => {
+    const { columns, rows, feet } = value, named = rows.some((row) => row.label);
     const head = columns.some((label) => label) ? `<thead><tr>${named ? "<td></td>" : ""}${columns.map((label) => `<th scope="col">${escape(say(label))}</th>`).join("")}</tr></thead>` : "";
-    const body = rows.map((row, r) => `<tr>${named ? `<th scope="row">${escape(say(row.label))}</th>` : ""}${row.cells.map((cell, c) =>
-      `<td>${unclip.cell(cell, `${r},${c}`, [say(row.label), say(columns[c])].filter(Boolean).join(", "))}</td>`).join("")}</tr>`).join("");
+    const body = rows.map((row, r) => `<tr>${named ? `<th scope="row">${escape(say(row.label))}</th>` : ""}${row.cells.map((_, c) => `<td>${tile(value, r, c)}</td>`).join("")}</tr>`).join("");
     const foot = feet?.length ? `<tfoot><tr>${named ? "<td></td>" : ""}${feet.map((label) => `<td>${escape(say(label)).replaceAll("\n", "<br>")}</td>`).join("")}</tr></tfoot>` : "";
     return `<div class="scroll"><table style="--columns:${columns.length || 1}">${head}<tbody>${body}</tbody>${foot}</table></div>`;
   };
-  const parts = ({ columns, rows }) => rows.map((row, r) => `<div class="row">${row.cells.map((cell, c) =>
-    `<div class="part part-${c}"><b>${escape(say(columns[c]))}</b>${unclip.cell(cell, `${r},${c}`)}</div>`).join("")}</div>`).join("");
+  const parts = (value) => value.rows.map((row, r) => `<div class="row">${row.cells.map((_, c) =>
+    `<div class="part part-${c}"><b>${escape(say(value.columns[c]))}</b>${tile(value, r, c)}</div>`).join("")}</div>`).join("");
+  const tail = (value) => `${value.rows.length && value.note ? `<p class="remark">${escape(say(value.note))}</p>` : ""}${value.badge ? unclip.badge(value.badge) : ""}`;
+  let frame = "", cells = []; // as they are drawn: a picture that arrives leaves the others alone
   const draw = () => {
-    const value = { columns: [], rows: [], ...props.value };
+    const value = { columns: [], rows: [], ...props.value }, { rows, columns, feet } = value;
     const focus = element.contains(document.activeElement) ? document.activeElement.dataset.at : null;
-    const body = !value.rows.length ? `<p class="nothing">${escape(say(value.note))}</p>`
-      : element.closest(".parts") ? parts(value) : table(value);
-    element.innerHTML = `<div class="board" data-phase="${value.phase}" data-rows="${value.rows.length}" aria-busy="${value.phase === "running"}">${body}
-      ${value.rows.length && value.note ? `<p class="remark">${escape(say(value.note))}</p>` : ""}${value.badge ? unclip.badge(value.badge) : ""}</div>`;
+    const now = rows.map((row) => row.cells.map((cell) => JSON.stringify(cell)));
+    const around = JSON.stringify([unclip.lang, columns, rows.map((row) => [row.label, row.cells.length]), feet, rows.length ? "" : value.note]);
+    if (around === frame) {
+      now.forEach((row, r) => row.forEach((cell, c) => {
+        if (cell === cells[r][c]) return;
+        const place = element.querySelectorAll(".tile")[r * row.length + c];
+        place.outerHTML = tile(value, r, c);
+      }));
+      const board = element.querySelector(".board");
+      board.dataset.phase = value.phase;
+      board.setAttribute("aria-busy", value.phase === "running");
+      board.querySelector(".tail").innerHTML = tail(value);
+    } else {
+      const body = !rows.length ? `<p class="nothing">${escape(say(value.note))}</p>`
+        : element.closest(".parts") ? parts(value) : table(value);
+      element.innerHTML = `<div class="board" data-phase="${value.phase}" data-rows="${rows.length}" aria-busy="${value.phase === "running"}">${body}<div class="tail">${tail(value)}</div></div>`;
+    }
+    [frame, cells] = [around, now];
     unclip.paint(element, find);
     if (focus) element.querySelector(`[data-at="${focus}"]`)?.focus();
   };
@@ -124,7 +140,8 @@ unclip.chart = (element, props, watch) => {
   const draw = () => {
     const value = props.value, W = Math.max(280, Math.min(760, element.clientWidth - 34));
     if (!value) { element.innerHTML = ""; return; }
-    const { x, y, lines } = value;
+    const { x, y } = value;
+    const lines = value.lines.map((line) => ({ ...line, points: line.points.split(" ").map((pair) => pair.split(",").map(Number)) }));
     const px = (v) => left + ((W - left - right) * (v - x.low)) / (x.high - x.low || 1);
     const py = (v) => H - bottom - ((H - top - bottom) * (v - y.low)) / (y.high - y.low || 1);
     const ticks = (axis, count) => Array.from({ length: count + 1 }, (_, i) => axis.low + ((axis.high - axis.low) * i) / count);

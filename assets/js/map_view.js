@@ -1,5 +1,5 @@
-// The map itself: Plotly draws the dots (WebGL) and moves the camera; pictures, rings and paths lie on a canvas above. While
-// Plotly loads, which takes longer than the map's own files, the canvas draws the dots too.
+// The map itself: Plotly draws the dots (WebGL) and moves the camera; pictures, rings and paths lie on a canvas above. Plotly
+// takes a second to start, and nothing else moves meanwhile: the canvas draws the dots first, and only then it begins.
 unclip.map.script = (url) => {
   unclip.map.loading ||= new Promise((resolve, reject) => {
     const script = document.createElement("script");
@@ -34,7 +34,13 @@ unclip.map.view = (element, props, watch, trigger) => {
   };
   const flat = () => map.layout().endsWith("2");
   const columns = () => (map.layout() === "axis2" ? map.axis.columns : map.data.places[map.layout()]);
-  const painted = () => { element.dataset.painted ||= Math.round(performance.now() - began); };
+  let seen;
+  const first = new Promise((resolve) => { seen = resolve; });
+  const painted = () => {
+    if (element.dataset.painted) return;
+    element.dataset.painted = Math.round(performance.now() - began);
+    requestAnimationFrame(() => setTimeout(seen)); // once that picture is on the screen
+  };
   const painter = unclip.map.painter(over, frame, { scale, flat, columns, plotted, painted });
   const paint = () => { if (ready || map.data) painter.paint(); };
 
@@ -181,11 +187,11 @@ unclip.map.view = (element, props, watch, trigger) => {
     const value = props.value || {};
     map.session = { own: value.own || [], at: value.at || {}, paths: value.paths || [] };
     if (!value.plotly) return;
-    const script = map.script(value.plotly);
     if (value.map && base !== value.map) { base = value.map; data = map.load(base); }
     map.data = await data;
     if (!ready) map.changed("data");
-    await script;
+    if (map.data) await Promise.race([first, new Promise((late) => setTimeout(late, 500))]);
+    await map.script(value.plotly);
     ready = true;
     map.changed("data");
   };

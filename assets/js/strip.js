@@ -1,16 +1,17 @@
 // The pipeline strip: text -> CLIP -> prior -> z_i -> 64 -> 256 -> 1024, each cell lit with what it holds.
 unclip.CELLS = ["text", "clip", "prior", "z_i", "decoder", "upsampler_256", "upsampler_1024"];
 
-// Embedding values (-1..1) as a square of coloured cells: violet below zero, coral above.
-unclip.heat = (canvas, values) => {
-  const side = Math.ceil(Math.sqrt(values.length));
+// An embedding's numbers (signed bytes in base64), and as a square of coloured cells: violet below zero, coral above.
+unclip.numbers = (text) => Int8Array.from(atob(text), (byte) => byte.charCodeAt(0));
+unclip.heat = (canvas, text) => {
+  const values = unclip.numbers(text), side = Math.ceil(Math.sqrt(values.length));
   canvas.width = canvas.height = side;
   const context = canvas.getContext("2d");
   const dark = document.body.classList.contains("dark");
   const [ground, below, above] = dark ? [[30, 28, 38], [134, 112, 255], [255, 138, 92]] : [[246, 243, 238], [92, 64, 232], [240, 84, 46]];
   const pixels = context.createImageData(side, side);
   values.forEach((value, i) => {
-    const amount = Math.min(1, Math.abs(value)), colour = value < 0 ? below : above;
+    const amount = Math.abs(value) / 127, colour = value < 0 ? below : above;
     for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = ground[c] + amount * (colour[c] - ground[c]);
     pixels.data[4 * i + 3] = 255;
   });
@@ -60,7 +61,7 @@ unclip.strip = (element, props, watch) => {
   };
   const note = (name, cell) => {
     if (cell.state === "on" && cell.total) return t("strip.step", { index: cell.index, total: cell.total });
-    if (cell.values) return t("strip.numbers", { name: name === "clip" ? "z_t" : "z_i", count: cell.values.length });
+    if (cell.values) return t("strip.numbers", { name: name === "clip" ? "z_t" : "z_i", count: unclip.numbers(cell.values).length });
     if (cell.stand_in) return t("strip.stand_in_" + cell.stand_in);
     if (cell.state === "done" && cell.seconds != null) return t("badge.seconds", { seconds: cell.seconds.toFixed(cell.seconds < 9.95 ? 1 : 0) });
     return "";

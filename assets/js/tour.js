@@ -28,7 +28,7 @@ unclip.tour = (element, props, watch, trigger) => {
         <ol>${chapters.map((chapter, i) => `<li><button data-go="${i}" aria-current="${i === at}" title="${escape(t(`tour.${chapter.name}.title`))}" aria-label="${i + 1}. ${escape(t(`tour.${chapter.name}.title`))}"></button></li>`).join("")}</ol>
         ${at < chapters.length - 1 ? `<button class="tool next" data-go="${at + 1}">${t("tour.next")} →</button>` : `<a class="tool next" href="./?lang=${unclip.lang}">${t("tour.leave")} →</a>`}</nav>
       <p class="keys">${t("tour.keys")}</p></article>`;
-    element.querySelectorAll("canvas[data-values]").forEach((canvas) => unclip.heat(canvas, JSON.parse(canvas.dataset.values)));
+    element.querySelectorAll("canvas[data-values]").forEach((canvas) => unclip.heat(canvas, canvas.dataset.values));
     scrubbing();
   };
   const go = (to) => {
@@ -80,7 +80,7 @@ unclip.tour = (element, props, watch, trigger) => {
 {
   const t = (...args) => unclip.t(...args), escape = (text) => unclip.escape(text), say = (text) => (text ? text[unclip.lang] || text.en : "");
   const image = (base, file, name) => `<img src="${base}${file}" alt="${escape(name)}" decoding="async">`;
-  const heat = (values, name) => `<canvas data-values="[${values.join(",")}]" role="img" aria-label="${escape(name)}"></canvas>`;
+  const heat = (values, name) => `<canvas data-values="${values}" role="img" aria-label="${escape(name)}"></canvas>`;
   const labels = {
     decoder: ({ stage, index, total }) => t("viewer.frame", { stage: t(`strip.${stage}`), index, total }),
     between: ({ share }) => t("tour.between.at", { percent: Math.round(100 * share) }),
