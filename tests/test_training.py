@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import tiny_stages
 
 from unclip_core.corpus import scenes
@@ -15,7 +16,9 @@ from unclip_core.corpus.shards import write_shards
 from unclip_core.errors import PackError, UnclipError
 from unclip_core.packs import read_pack
 from unclip_core.training import teacher
-from unclip_core.training.runs import averaged, make_pack
+from unclip_core.training.augment import redrawn
+from unclip_core.training.data import load_split
+from unclip_core.training.runs import averaged, load_clip, make_pack
 from unclip_core.training.stages import DecoderTask, whitened
 from unclip_core.training.train import parse, rate, train
 
@@ -132,6 +135,9 @@ def test_mirrored_drawings_have_their_own_z_i_and_noise_is_what_hands_do(data, t
     assert 0 < turned.sum() and torch.equal(pixels[turned], plain.flip(-1)[turned])
     torch.testing.assert_close(own[turned], task.encoded.clip.encode_pixels(pixels[turned]), atol=2e-2, rtol=0)
     torch.testing.assert_close(own[~turned], z_i[~turned])
+    _, pixels, seen = drawn("--option=redrawn=1")
+    assert torch.equal(pixels, plain)  # the target stays; drawings, not composed pictures, are seen in another hand
+    assert 0 < (seen != z_i).any(1).sum() < len(seen) and (seen - z_i).norm(dim=1).max() > 0.02
     task, pixels, noised = drawn("--option=noise=1")
     assert torch.equal(pixels, plain) and not torch.allclose(noised, z_i, atol=1e-3)
     torch.testing.assert_close(noised.norm(dim=1), torch.ones(16))
@@ -140,6 +146,33 @@ def test_mirrored_drawings_have_their_own_z_i_and_noise_is_what_hands_do(data, t
             if row["concept"] == concept and row["kind"] == "single"]  # fmt: skip
     others = torch.stack(same[1:]).mean(0)
     assert (task.hands - (same[0] - others)).norm(dim=1).min() < 1e-5
+
+
+def test_another_hand_inks_edges_and_leaves_flat_grounds():
+    picture = torch.ones(40, 3, 32, 32)
+    picture[:, :, 8:24, 8:24] = torch.tensor([0.6, -0.2, -0.6])[:, None, None]
+    made = redrawn(picture.clone(), torch.Generator().manual_seed(0))
+    assert made.shape == picture.shape and made.min() >= -1 and made.max() <= 1
+    assert torch.equal(made[:, :, :6], picture[:, :, :6])  # paper stays paper
+    inked = made[:, :, 8, 16].amax(1) < -0.55
+    assert 10 < inked.sum() < 40 and (made[:, 0, 16, 16] != picture[:, 0, 16, 16]).any()
+
+
+def test_a_picture_tower_can_be_held_where_its_pictures_were(data, tiny_pack, tmp_path):
+    train(parse(options(data, tmp_path / "begun", tiny_pack, stage="clip", steps=1, batch=8)))
+    pictures = load_split(data, 64).pixels(torch.arange(24))
+
+    def z_i(runs):
+        with torch.no_grad():
+            return load_clip(runs, tiny_pack).eval().encode_pixels(pictures)
+
+    def kept(weight: int) -> float:
+        more = options(data, tmp_path / f"{weight}", tiny_pack, stage="clip", steps=6, batch=8, init=tmp_path / "begun")
+        extra = ["train=picture", "teacher=0", "redrawn=0.5", f"keep={weight}"]
+        train(parse([*more, "--ema=0", "--warmup=1", *(f"--option={one}" for one in extra)]))
+        return F.cosine_similarity(z_i(tmp_path / f"{weight}"), z_i(tmp_path / "begun")).mean().item()
+
+    assert kept(100) > kept(0)
 
 
 def test_a_whitened_decoder_is_the_same_function():

@@ -65,6 +65,31 @@ def _patches(draw, size: int) -> Tensor:
     return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
+def redrawn(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """[B, 3, S, S] in [-1, 1] -> the same shape: as another hand might draw it. By chance, each on its own: colours
+    flattened to a few levels, washed out, and edges inked with a dark line."""
+    batch = len(pixels)
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.rand(batch, 1, 1, 1, generator=generator) * (high - low) + low
+
+    lines = _edges(pixels)
+    lines = torch.where(draw(0, 1) < 0.35, F.max_pool2d(lines, 3, stride=1, padding=1), lines)
+    levels = draw(1, 4).round()
+    out = torch.where(draw(0, 1) < 0.3, (pixels * levels).round() / levels, pixels)
+    washed = draw(0, 1) < 0.25
+    out = torch.where(washed, out + (1 - out) * draw(0.4, 1), out)
+    inked = washed | (draw(0, 1) < 0.6)  # what is washed out keeps its lines
+    return torch.where(inked, out + (draw(-1, -0.6) - out) * lines, out)
+
+
+def _edges(pixels: Tensor) -> Tensor:
+    """[B, 3, S, S] -> [B, 1, S, S] in [0, 1]: where neighbouring pixels differ much in any channel."""
+    high = F.max_pool2d(pixels, 3, stride=1, padding=1)
+    low = -F.max_pool2d(-pixels, 3, stride=1, padding=1)
+    return (((high - low).amax(1, keepdim=True) - 0.25) * 2.5).clamp(0, 1)
+
+
 class MixStyle(nn.Module):
     """Mixes the mean and spread of feature maps between the pictures of a batch (Zhou et al. 2104.02008), in training
     only: a network that cannot rely on them learns what styles share. Used as a forward hook."""

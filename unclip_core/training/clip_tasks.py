@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from unclip_core.clip import Clip, ClipConfig, korean_words, used_vocabulary
 from unclip_core.errors import UnclipError
-from unclip_core.training.augment import MixStyle, augment
+from unclip_core.training.augment import MixStyle, augment, redrawn
 from unclip_core.training.data import CLIP_WEIGHTS, CaptionTable, ImageText, load_split
 
 
@@ -149,7 +149,9 @@ class _LockedTask(ClipTask):
 
 class PictureTowerTask(_LockedTask):
     """The picture tower, text locked: every concept is a class. Its direction lies between those of its captions and of
-    its drawings. Composed pictures join with their own captions. Option: teacher (weight of the teacher, 0 for none).
+    its drawings. Composed pictures join with their own captions. Options: teacher (weight of the teacher, 0 for none);
+    keep (weight of staying where each picture was, so that priors and decoder still understand it); redrawn (share of
+    drawings that are shown as another hand might draw them).
     """
 
     batch, lr = 192, 7e-4
@@ -158,6 +160,8 @@ class PictureTowerTask(_LockedTask):
         super().__init__(options)
         self.lock(picture=False)
         self.share = float(options.option.get("teacher", 2))
+        self.keep = float(options.option.get("keep", 0))
+        self.redrawn = float(options.option.get("redrawn", 0))
         if self.share:
             from unclip_core.training.teacher import Teacher
 
@@ -168,7 +172,13 @@ class PictureTowerTask(_LockedTask):
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         rows = torch.multinomial(self.weights, n, generator=generator)
-        pixels = augment(self.data.pixels(rows), self.network.image_size, generator)
+        pixels, as_is = self.data.pixels(rows), n // 4 if self.keep else 0
+        other = self.single[rows] & (torch.rand(n, generator=generator) < self.redrawn)
+        other[:as_is] = False
+        pixels[other] = redrawn(pixels[other], generator)
+        pixels = torch.cat(
+            [F.avg_pool2d(pixels[:as_is], 2), augment(pixels[as_is:], self.network.image_size, generator)]
+        )
         composed = rows[~self.single[rows]]
         tokens = self.captions.tokens(self.captions.draw(composed, generator, self.korean_share))
         return pixels.contiguous(memory_format=torch.channels_last), tokens, rows
@@ -182,6 +192,9 @@ class PictureTowerTask(_LockedTask):
             said.append(network.encode_text(captions).pooled.mean(0))
         said = F.normalize(torch.stack(said), dim=1)
         self.classes = F.normalize(said + self.prototypes(network), dim=1)
+        if self.keep:
+            every = torch.arange(len(self.data)).split(500)
+            self.before = torch.cat([network.encode_pixels(plain(self.data, rows)).float() for rows in every])
 
     def towards(self, pixels: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
         network, single = self.network, self.single[rows]
@@ -195,6 +208,8 @@ class PictureTowerTask(_LockedTask):
         others = (wanted[:, None] == wanted) & ~torch.eye(len(rows), dtype=torch.bool)  # the same thing drawn twice
         found = (scale * said[wanted] @ z_i.T).masked_fill(others, -1e4)
         loss = loss + 0.4 * F.cross_entropy(found, torch.arange(len(rows)))
+        if self.keep:
+            loss = loss + self.keep * (1 - F.cosine_similarity(z_i, self.before[rows])).mean()
         if self.share and single.any():
             seen = self.helper(self.maps.float().mean((2, 3)))[single]
             loss = loss + self.share * (1 - F.cosine_similarity(seen, self.teacher(rows[single]))).mean()

@@ -27,6 +27,7 @@ from unclip_core.prior_ar import ARPrior, ARPriorConfig
 from unclip_core.prior_diffusion import DiffusionPrior, DiffusionPriorConfig
 from unclip_core.sampling import PictureNoise, dpm_solver_pp
 from unclip_core.schedule import NoiseSchedule
+from unclip_core.training.augment import redrawn
 from unclip_core.training.clip_tasks import clip_task
 from unclip_core.training.data import CLIP_WEIGHTS, PIXEL_WEIGHTS, CaptionTable, ImageText, load, load_split
 from unclip_core.training.perceptual import Perceptual
@@ -45,6 +46,11 @@ class Encoded:
         self.data = load_split(options.data, 64)
         self.captions = CaptionTable(self.data.captions, self.clip.tokenize)
         self.z_i = encode_pictures(self.clip, self.data)
+
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """z_i [B, D] of pixels [B, 3, 64, 64] that are not among the data."""
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return self.clip.encode_pixels(pixels).float()
 
     def text(self, chosen: Tensor) -> TextFeatures:
         with torch.no_grad():
@@ -205,7 +211,7 @@ class DecoderTask:
     feature maps and of its z_i, x0-prediction only); whiten (1: z_i's small components are brought to sight); rest,
     common, composed and tones (weight of drawings outside the core world, of everyday things, of composed pictures, of
     skin tones); flip (how often a plain drawing is mirrored); noise (how much of the difference between two hands is
-    added to z_i at most)."""
+    added to z_i at most); redrawn (how often z_i is that of the drawing as another hand might have drawn it)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -252,10 +258,12 @@ class DecoderTask:
         self.weighting = options.option.get("weighting", "x0_as_v" if predicts == "x0" else "flat")
         shares = [float(options.option.get(name, 0)) for name in ("perceptual", "embedding")]
         self.extra = Perceptual(clip, *shares) if any(shares) else None
-        self.noise, self.flip = (float(options.option.get(name, 0)) for name in ("noise", "flip"))
+        self.noise, self.flip, self.redrawn = (
+            float(options.option.get(name, 0)) for name in ("noise", "flip", "redrawn")
+        )
         self.hands = hands_apart(self.encoded) if self.noise else None
-        plain = [row.get("core", True) and row.get("kind", "single") == "single" for row in self.encoded.data.fields]
-        self.turnable = torch.tensor(plain)
+        self.single = torch.tensor([row.get("kind", "single") == "single" for row in self.encoded.data.fields])
+        self.turnable = self.single & torch.tensor([row.get("core", True) for row in self.encoded.data.fields])
 
     def ready(self) -> None:
         if self.whiten and not self.network.config.whiten:
@@ -268,8 +276,11 @@ class DecoderTask:
         turned = (torch.rand(n, generator=generator) < self.flip) & self.turnable[rows]
         if turned.any():
             pixels[turned] = pixels[turned].flip(-1)
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                z_i[turned] = self.encoded.clip.encode_pixels(pixels[turned]).float()
+            z_i[turned] = self.encoded.pictures(pixels[turned])
+        other = (torch.rand(n, generator=generator) < self.redrawn) & self.single[rows]
+        if other.any():
+            drawn = redrawn(F.interpolate(pixels[other], scale_factor=2), generator)  # as fine as CLIP learned it
+            z_i[other] = self.encoded.pictures(F.avg_pool2d(drawn, 2))
         if self.noise:
             share = self.noise * torch.rand(n, 1, generator=generator)
             other = torch.randint(len(self.hands), (n,), generator=generator)
