@@ -226,6 +226,19 @@ def test_a_stage_starts_from_a_pack(data, tiny_pack, tmp_path):
         train(parse(options(data, tmp_path / "wrong", tiny_pack, stage="prior", steps=1, init=tiny_pack)))
 
 
+def test_weights_can_end_half_way(data, tiny_pack, tmp_path):
+    def ended(name, **changes):
+        train(parse(options(data, tmp_path / name, tiny_pack, stage="prior", steps=1, warmup=1, ema=0, **changes)))
+        return averaged(tmp_path / name, "prior")[1]
+
+    begun = ended("begun")
+    far, half = (ended(name, init=tmp_path / "begun", blend=share) for name, share in (("far", 1), ("half", 0.5)))
+    moved = [name for name in begun if not torch.equal(begun[name], far[name])]
+    assert moved
+    for name in moved:
+        torch.testing.assert_close(half[name], (begun[name] + far[name]) / 2)
+
+
 def test_statistics_of_another_clip_are_measured_anew_on_request(data, tiny_pack, tmp_path):
     def means(name, **changes):
         train(parse(options(data, tmp_path / name, tiny_pack, stage="prior", steps=1, **changes)))

@@ -12,7 +12,7 @@ unclip.map.script = (url) => {
 };
 
 unclip.map.view = (element, props, watch, trigger) => {
-  const map = unclip.map, t = unclip.t, escape = unclip.escape, began = performance.now(), REACH = 1.06;
+  const map = unclip.map, t = unclip.t, escape = unclip.escape, REACH = 1.06;
   element.innerHTML = `<div class="map-frame">
     <div class="map-plot"></div><canvas class="map-over" aria-hidden="true"></canvas>
     <div class="map-tip" hidden></div>
@@ -34,13 +34,9 @@ unclip.map.view = (element, props, watch, trigger) => {
   };
   const flat = () => map.layout().endsWith("2");
   const columns = () => (map.layout() === "axis2" ? map.axis.columns : map.data.places[map.layout()]);
-  let seen;
-  const first = new Promise((resolve) => { seen = resolve; });
-  const painted = () => {
-    if (element.dataset.painted) return;
-    element.dataset.painted = Math.round(performance.now() - began);
-    requestAnimationFrame(() => setTimeout(seen)); // once that picture is on the screen
-  };
+  let painted;
+  const first = new Promise((resolve) => { painted = () => requestAnimationFrame(() => setTimeout(resolve)); }); // on the screen
+  first.then(() => { element.dataset.painted = Math.round(performance.now()); });
   const painter = unclip.map.painter(over, frame, { scale, flat, columns, plotted, painted });
   const paint = () => { if (ready || map.data) painter.paint(); };
 
@@ -87,7 +83,7 @@ unclip.map.view = (element, props, watch, trigger) => {
     shown = changed;
     paint();
     painted();
-    element.dataset.live ||= Math.round(performance.now() - began);
+    element.dataset.live ||= Math.round(performance.now());
   };
   const listen = () => {
     plot.on("plotly_relayouting", paint);

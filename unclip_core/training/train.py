@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -53,6 +53,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--decay", type=float, default=0.3, help="share of the run over which the rate falls to zero at the end"
     )
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
+    parser.add_argument(
+        "--blend",
+        type=float,
+        default=1,
+        help="how far from --init's weights to the trained ones the averaged weights end (0.5: half-way)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop (with a checkpoint) after this long")
     parser.add_argument("--save-every", type=float, default=3.0, help="minutes between checkpoints")
@@ -85,6 +91,7 @@ def train(options: argparse.Namespace) -> float:
     if hasattr(task, "ready"):
         task.ready()
     network = task.network.train()
+    begun = {name: value.clone() for name, value in network.state_dict().items()} if options.blend < 1 else {}
     steps, batch = options.steps or task.steps, options.batch or task.batch
     helper = getattr(task, "helper", None)  # trains beside the network, and is no part of it
     trained = network if helper is None else nn.ModuleList([network, helper])
@@ -135,6 +142,8 @@ def train(options: argparse.Namespace) -> float:
                     f"{options.stage} step {step} loss {running:.4f} {speed:.0f}/s {(now - started) / 60:.1f} min",
                     flush=True,
                 )
+        if step == steps:
+            blend(ema.module, begun, options.blend)
         previews = rank == 0 and (done or now - previewed > options.preview_every * 60)
         if previews and hasattr(task, "settle"):
             task.settle(ema.module)
@@ -155,6 +164,15 @@ def train(options: argparse.Namespace) -> float:
     if world > 1:
         dist.barrier()
     return loss.item()
+
+
+def blend(network: nn.Module, begun: dict[str, Tensor], share: float) -> None:
+    """Weights `share` of the way from where they began to where they are: fine-tuned ones keep more of what they knew
+    there (Wortsman et al. 2109.01903). `begun` may be empty: nothing happens."""
+    now = network.state_dict()
+    for name, value in begun.items():
+        if value.is_floating_point():
+            now[name].lerp_(value, 1 - share)
 
 
 def rate(step: int, steps: int, warmup: int, decay: float) -> float:
