@@ -37,7 +37,7 @@ FRAMES = 9
 THUMBNAIL = ASSETS / "thumbnail.png"
 CAPTIONS = (
     "a red apple", "smiling face with sunglasses", "a cat face", "a rocket", "a slice of pizza", "a sunflower",
-    "a dog face", "a tropical fish", "a house", "a red car", "a penguin", "a birthday cake",
+    "a dog face", "a tropical fish", "a house", "an automobile", "a penguin", "a birthday cake",
 )  # fmt: skip
 
 Figure = dict[str, Any]

@@ -29,7 +29,7 @@ TRIES = tuple(
         "ko": (f"{ko[0]} → {ko[1]}", {"example": picture, "caption_from": ko[0], "caption_to": ko[1], "theta": 0.3}),
     }
     for picture, en, ko in (
-        ("red-apple", ("red apple", "green apple"), ("빨간 사과", "초록 사과")),
+        ("red-apple", ("red apple", "lemon"), ("빨간 사과", "레몬")),
         ("cat-face", ("cat face", "lion"), ("고양이 얼굴", "사자")),
         ("smiling-face-with-sunglasses", ("smiling face", "crying face"), ("웃는 얼굴", "우는 얼굴")),
     )

@@ -34,7 +34,7 @@ CHAPTERS = (
                 {
                     "example": "red-apple",
                     "caption_from": {"en": "a red apple", "ko": "빨간 사과"},
-                    "caption_to": {"en": "a green apple", "ko": "초록 사과"},
+                    "caption_to": {"en": "a lemon", "ko": "레몬"},
                 },
             ),
         ),
