@@ -76,7 +76,7 @@ class ClipTask:
     def validate(self, network: Clip, path) -> dict[str, float]:
         """Share of held-out pairs whose caption finds its own picture first among all of them."""
         rows = torch.arange(len(self.held_out))
-        z_i = torch.cat([network.encode_pixels(plain(self.held_out, r)) for r in rows.split(250)])
+        z_i = encode_plain(network, self.held_out, rows)
         pairs = [*zip(self.held_out.fields, self.held_out.captions, strict=True)]
         asked = {
             "english": [row.get("label", texts[0]) for row, texts in pairs],
@@ -96,6 +96,11 @@ class ClipTask:
 def plain(data: ImageText, rows: Tensor) -> Tensor:
     """Pictures as they are, [B, 3, 64, 64]: the ones in memory are twice as large, for augmentation."""
     return F.avg_pool2d(data.pixels(rows), 2)
+
+
+def encode_plain(clip: Clip, data: ImageText, rows: Tensor) -> Tensor:
+    """z_i [B, D] float32 of pictures as they are."""
+    return torch.cat([clip.encode_pixels(plain(data, part)).float() for part in rows.split(250)])
 
 
 def encode_by_length(clip: Clip, tokens: Tensor, parts: int = 4) -> Tensor:
@@ -141,9 +146,7 @@ class _LockedTask(ClipTask):
     def prototypes(self, network: Clip) -> Tensor:
         """The mean direction [C, D] of each known concept's drawings."""
         total = torch.zeros(len(self.known), network.embed_dim)
-        for rows in self.drawings.split(500):
-            z_i = network.encode_pixels(plain(self.data, rows)).float()
-            total.index_add_(0, self.place[self.concepts[rows]], z_i)
+        total.index_add_(0, self.place[self.concepts[self.drawings]], encode_plain(network, self.data, self.drawings))
         return F.normalize(total, dim=1)
 
 
@@ -193,8 +196,7 @@ class PictureTowerTask(_LockedTask):
         said = F.normalize(torch.stack(said), dim=1)
         self.classes = F.normalize(said + self.prototypes(network), dim=1)
         if self.keep:
-            every = torch.arange(len(self.data)).split(500)
-            self.before = torch.cat([network.encode_pixels(plain(self.data, rows)).float() for rows in every])
+            self.before = encode_plain(network, self.data, torch.arange(len(self.data)))
 
     def towards(self, pixels: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
         network, single = self.network, self.single[rows]
