@@ -151,12 +151,12 @@ class Clip(nn.Module):
         return [self._tokenizer.encoder[c] for c in body[:-1]] + [self._tokenizer.encoder[body[-1] + end]]
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """Captions -> [B, context_length] int64 token rows; too long a caption is cut, its end mark kept."""
-        rows = torch.zeros(len(captions), self.context_length, dtype=torch.int64)
+        """Captions -> [B, context_length] int64 token rows on the CPU; too long a caption is cut, its end mark kept."""
+        rows = torch.zeros(len(captions), self.context_length, dtype=torch.int64, device="cpu")
         for i, caption in enumerate(captions):
             ids = [t for token in self._ids(caption) for t in self._spell(token)]
             ids = [START, *ids[: self.context_length - 2], END]
-            rows[i, : len(ids)] = torch.tensor([self._rows[t] for t in ids])
+            rows[i, : len(ids)] = torch.tensor([self._rows[t] for t in ids], device="cpu")
         return rows
 
     def encode_tokens(self, rows: Tensor) -> TextFeatures:

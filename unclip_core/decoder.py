@@ -127,7 +127,7 @@ class Decoder(nn.Module):
             return null
         image = z_i - self.clip_mean
         if self.config.whiten:
-            wide = torch.float64 if image.device.type == "cpu" else torch.float32  # as in `_summed`
+            wide = torch.float32 if image.device.type == "mps" else torch.float64  # small components count too
             image = image.to(wide) @ self.clip_basis.to(wide).T
         image = (image / self.clip_std).to(null)
         return image if drop is None else torch.where(drop[:, None], null, image)

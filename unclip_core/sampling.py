@@ -47,7 +47,7 @@ class PictureNoise:
 
     def __call__(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers [B, *shape], float32 on the CPU; each call continues every picture's own stream."""
-        return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self.generators])
+        return torch.stack([torch.randn(tuple(shape), generator=g, device="cpu") for g in self.generators])
 
 
 def _mixed(seed: int, index: int, stage: str) -> int:

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from unclip_core.clip import Clip, ClipConfig, korean_words, used_vocabulary
+from unclip_core.configs import config_from_dict
 from unclip_core.errors import UnclipError
 from unclip_core.training.augment import MixStyle, augment, redrawn
 from unclip_core.training.data import CLIP_WEIGHTS, CaptionTable, ImageText, load_split
+from unclip_core.training.runs import first
 
 
 class ClipTask:
@@ -39,10 +41,13 @@ class ClipTask:
         self.data = load_split(options.data, 128)
         self.held_out = load_split(options.data, 128, held_out=True)
         captions = [c for group in self.data.captions for c in group]
-        self.config = dataclasses.replace(self.config, words=korean_words(captions))
-        self.network = Clip(self.config, used_vocabulary(captions, self.config.words)).to(
-            memory_format=torch.channels_last
-        )
+        if options.init:  # its token table with it, whatever words these captions use
+            config, weights = first(options.init, "clip")
+            self.config, vocabulary = config_from_dict(ClipConfig, config, "clip"), weights["vocabulary"]
+        else:
+            self.config = dataclasses.replace(self.config, words=korean_words(captions))
+            vocabulary = used_vocabulary(captions, self.config.words)
+        self.network = Clip(self.config, vocabulary).to(memory_format=torch.channels_last)
         self.captions = CaptionTable(self.data.captions, self.network.tokenize)
         self.weights = self.data.weights(CLIP_WEIGHTS, rest=0.8)
         codes: dict[str, int] = {}  # one number a concept; composed pictures are each their own

@@ -1,4 +1,7 @@
-"""Training data in memory: shards read once into a uint8 array on disk (mapped, shared by processes) and captions."""
+"""Training data in memory: shards read once into a uint8 array on disk (mapped, shared by processes) and captions.
+
+On a GPU (PyTorch's default device, as `train --device` sets it) pictures, captions and draws all live there.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,17 @@ class ImageText:
     pictures: np.ndarray
     captions: list[list[str]]
     fields: list[dict]
+    resident: Tensor | None = None  # the pictures on a GPU, once they have been asked for there
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """rows [B] -> [B, 3, S, S] float32 in [-1, 1], channels-last."""
+        """rows [B] -> [B, 3, S, S] float32 in [-1, 1], channels-last, on the device of `rows`."""
+        if rows.device.type != "cpu":
+            if self.resident is None:
+                self.resident = torch.from_numpy(np.array(self.pictures)).to(rows.device)
+            return self.resident[rows].permute(0, 3, 1, 2).float() / 127.5 - 1
         batch = torch.from_numpy(self.pictures[np.sort(rows.numpy())])  # sorted: the map is read in one sweep
         order = torch.argsort(torch.argsort(rows))
         return batch[order].permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -96,22 +104,31 @@ class CaptionTable:
         distinct = sorted({c for group in captions for c in group} | {""})
         index = {c: i for i, c in enumerate(distinct)}
         self.texts = distinct
-        self.rows = torch.cat([tokenize(distinct[i : i + 1024]).to(torch.int16) for i in range(0, len(distinct), 1024)])
-        self.english = [[index[c] for c in group if not korean(c)] for group in captions]
-        self.korean = [[index[c] for c in group if korean(c)] for group in captions]
+        rows = [tokenize(distinct[i : i + 1024]).to(torch.int16) for i in range(0, len(distinct), 1024)]
+        table = torch.cat(rows)
+        self.rows = table[:, : int((table != 0).sum(1).max())].to(torch.get_default_device())
+        pools = [[[index[c] for c in g if korean(c) == k] for g in captions] for k in (False, True)]
+        self.counts = torch.tensor([[len(pool) for pool in language] for language in pools])  # [2, N]
+        longest = int(self.counts.max())
+        self.pools = torch.tensor([[p + [0] * (longest - len(p)) for p in language] for language in pools])  # [2, N, M]
+
+    def first(self) -> Tensor:
+        """Each sample's first caption, English where it has one: indices into `texts` [N]."""
+        return torch.where(self.counts[0] > 0, self.pools[0, :, 0], self.pools[1, :, 0])
 
     def draw(self, samples: Tensor, generator: torch.Generator, korean_share: float = 0.25) -> Tensor:
         """One caption for each sample [B] -> indices into `texts` [B]; the first caption of a list is drawn most."""
-        draws = torch.rand(len(samples), 3, generator=generator)
-        chosen = []
-        for sample, (language, first, which) in zip(samples.tolist(), draws.tolist(), strict=True):
-            pool = self.korean[sample] if language < korean_share or not self.english[sample] else self.english[sample]
-            pool = pool or self.english[sample]
-            chosen.append(pool[0] if first < 0.3 else pool[int(which * len(pool))])
-        return torch.tensor(chosen, dtype=torch.long)
+        language, first, which = torch.rand(3, len(samples), generator=generator, device=samples.device)
+        n_english, n_korean = self.counts[:, samples]
+        asked = ((n_korean > 0) & ((language < korean_share) | (n_english == 0))).long()
+        place = torch.where(first < 0.3, 0, (which * self.counts[asked, samples]).long())
+        return self.pools[asked, samples, place]
 
     def tokens(self, chosen: Tensor) -> Tensor:
-        """indices [B] -> token rows [B, longest] int64."""
+        """indices [B] -> token rows [B, longest] int64; on a GPU as long as the longest caption of all, whose length
+        is known without waiting for the draw."""
         rows = self.rows[chosen].long()
+        if rows.device.type != "cpu":
+            return rows
         lengths = (rows != 0).int().cumsum(1).argmax(1) + 1
         return rows[:, : max(lengths.tolist(), default=1)]

@@ -3,8 +3,8 @@
 A task has: `network`; defaults `steps`, `batch`, `lr`, `weight_decay`, `betas`, `clip_norm`; `draw(n, generator)` -> a
 batch; `loss(batch, generator)` -> scalar; `validate(network, path)` -> figures, and a preview grid at `path`;
 `configs()` -> what the pack stores beside the weights. Where it needs them also: `helper`, a network that trains beside
-and is left behind; `ready()`, called once the first weights are there, before a run is resumed; `settle(network)`, the
-last touch to averaged weights.
+and is left behind; `ready()`, called once the first weights are there, before a run is resumed; `compile()`, where the
+parts that take the time can be compiled; `settle(network)`, the last touch to averaged weights.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Encoded:
     """Pictures with their CLIP embeddings, made once by the frozen CLIP, and captions encoded as they are drawn."""
 
     def __init__(self, options: Namespace) -> None:
-        self.clip = load_clip(options.runs, options.pack).eval().requires_grad_(False)
+        self.clip = load_clip(options.runs, options.pack).to(torch.get_default_device())
         self.data = load_split(options.data, 64)
         self.captions = CaptionTable(self.data.captions, self.clip.tokenize)
         self.z_i = encode_pictures(self.clip, self.data)
 
     def pictures(self, pixels: Tensor) -> Tensor:
         """z_i [B, D] of pixels [B, 3, 64, 64] that are not among the data."""
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast(torch.get_default_device().type, torch.bfloat16):
             return self.clip.encode_pixels(pixels).float()
 
     def text(self, chosen: Tensor) -> TextFeatures:
@@ -58,11 +58,9 @@ class Encoded:
 
     def pooled(self) -> Tensor:
         """z_t [N, D] of every picture's first caption, to fit statistics on."""
-        first = torch.tensor(
-            [e[0] if e else k[0] for e, k in zip(self.captions.english, self.captions.korean, strict=True)]
-        )
         with torch.no_grad():
-            return torch.cat([self.clip.encode_tokens(self.captions.tokens(rows)).pooled for rows in first.split(512)])
+            parts = self.captions.first().split(512)
+            return torch.cat([self.clip.encode_tokens(self.captions.tokens(rows)).pooled for rows in parts])
 
 
 def label(data: ImageText, row: int) -> str:
@@ -73,7 +71,7 @@ def label(data: ImageText, row: int) -> str:
 @torch.no_grad()
 def encode_pictures(clip: Clip, data: ImageText) -> Tensor:
     """z_i [N, D] of every picture."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, torch.bfloat16):
         return torch.cat([clip.encode_pixels(data.pixels(r)).float() for r in torch.arange(len(data)).split(500)])
 
 
@@ -269,6 +267,11 @@ class DecoderTask:
         if self.whiten and not self.network.config.whiten:
             self.network = whitened(self.network, self.encoded.z_i).to(memory_format=torch.channels_last)
 
+    def compile(self) -> None:
+        self.network.unet.compile()
+        if self.extra is not None:
+            self.extra.compile()
+
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
         rows = torch.multinomial(self.weights, n, generator=generator)
         text = self.encoded.text(self.encoded.captions.draw(rows, generator))
@@ -300,7 +303,7 @@ class DecoderTask:
         text = self.encoded.clip.encode_text([label(self.held_out, i) for i in core])
         seen = torch.nonzero(self.weights == self.weights.max()).flatten()
         seen = seen[:: len(seen) // 16 or 1][:16]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(torch.get_default_device().type, torch.bfloat16):
             losses = [network.loss(pixels, z_i, text, generator=torch.Generator().manual_seed(s)) for s in range(4)]
             made = decode(network, z_i, text, 2.0)
             known = decode(network, self.encoded.z_i[seen], None, 2.0)
@@ -322,7 +325,7 @@ class DecoderTask:
 def decode(decoder: Decoder, z_i: Tensor, text: TextFeatures | None, guidance: float, steps: int = 20) -> Tensor:
     """z_i [B, D] -> pictures [B, 3, S, S], by DPM-Solver++ from fixed noise."""
     size, schedule = decoder.config.image_size, decoder.config.schedule
-    x_T = PictureNoise(0, range(len(z_i)))((3, size, size))
+    x_T = PictureNoise(0, range(len(z_i)))((3, size, size)).to(z_i.device)
     for step in dpm_solver_pp(decoder.denoiser(z_i, text, guidance), x_T, schedule.times(steps), schedule):
         pass
     return step.x.float().clamp(-1, 1)
@@ -365,7 +368,7 @@ class UpsamplerTask:
                 if crop.float().std() > 2:
                     break
             crops.append(crop)
-        pixels = torch.stack(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.stack(crops).to(places.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         return pixels.contiguous(memory_format=torch.channels_last)
 
     def loss(self, batch: Tensor, generator: torch.Generator) -> Tensor:
@@ -377,8 +380,8 @@ class UpsamplerTask:
         for i in range(min(8 if self.high > 256 else 24, len(self.held_out))):
             true = self.held_out.pixels(torch.tensor([i]))
             low = F.avg_pool2d(true, self.high // self.low)
-            x_T = PictureNoise(0, [i])((3, self.high, self.high))
-            with torch.autocast("cpu", torch.bfloat16):
+            x_T = PictureNoise(0, [i])((3, self.high, self.high)).to(true.device)
+            with torch.autocast(torch.get_default_device().type, torch.bfloat16):
                 for step in network.sample_steps(low, x_T, steps=4):
                     pass
             made, plain = step.x.float().clamp(-1, 1), lanczos(low, self.high)
@@ -409,7 +412,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 def lanczos(low: Tensor, size: int) -> Tensor:
     """[B, 3, h, w] -> [B, 3, size, size] by Pillow's Lanczos filter."""
     enlarged = [picture.resize((size, size), Image.LANCZOS) for picture in to_pictures(low)]
-    return to_pixels(enlarged)
+    return to_pixels(enlarged).to(low.device)
 
 
 def save_grid(path, pixels: Tensor, columns: int) -> None:

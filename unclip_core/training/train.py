@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from unclip_core.errors import UnclipError
+from unclip_core.loading import pick_device
 from unclip_core.packs import fill
 from unclip_core.training.optimizers import NAMES, make_optimizer
 from unclip_core.training.runs import first
@@ -59,6 +61,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         default=1,
         help="how far from --init's weights to the trained ones the averaged weights end (0.5: half-way)",
     )
+    parser.add_argument("--device", default="cpu", help="auto, cpu or cuda: where to train; the data go there whole")
+    parser.add_argument("--compile", action="store_true", help="for a GPU: compile the network, a minute at the start")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop (with a checkpoint) after this long")
     parser.add_argument("--save-every", type=float, default=3.0, help="minutes between checkpoints")
@@ -79,11 +83,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def train(options: argparse.Namespace) -> float:
     """Trains one stage and returns the last step's loss. Raises UnclipError for data or runs that cannot be used."""
+    device = pick_device(options.device)
+    with nullcontext() if device.type == "cpu" else device:  # what is made without a device named is made there
+        return _train(options, device)
+
+
+def _train(options: argparse.Namespace, device: torch.device) -> float:
     rank, world = start_processes()
     if options.micro % world:
         raise UnclipError(
             f"--micro {options.micro} cannot be shared out among {world} processes: use a multiple of {world}."
         )
+    if options.blend < 1 and not options.init:
+        raise UnclipError(f"--blend {options.blend} goes part of the way from --init's weights: name a pack there.")
     torch.manual_seed(options.seed)
     task = STAGES[options.stage](options)
     if options.init:
@@ -100,6 +112,8 @@ def train(options: argparse.Namespace) -> float:
     folder = options.runs / options.stage
     folder.mkdir(parents=True, exist_ok=True)
     step = load_checkpoint(folder / "last.pt", network, ema, optimizer) if options.resume else 0
+    if options.compile and hasattr(task, "compile"):
+        task.compile()
     scalars = open_scalars(folder) if rank == 0 else None
     stopping = catch_termination()
 
@@ -112,8 +126,8 @@ def train(options: argparse.Namespace) -> float:
         optimizer.set_rate((options.lr or task.lr) * rate(step, steps, options.warmup, options.decay))
         loss = torch.zeros(())
         for micro in range(rank, options.micro, world):
-            generator = torch.Generator().manual_seed((options.seed * 1_000_003 + step) * 4096 + micro)
-            with torch.autocast("cpu", torch.bfloat16, enabled=task.autocast):
+            generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 4096 + micro)
+            with torch.autocast(device.type, torch.bfloat16, enabled=task.autocast):
                 part = task.loss(task.draw(batch // options.micro, generator), generator) / options.micro
             part.backward()
             loss += part.detach()
@@ -127,19 +141,20 @@ def train(options: argparse.Namespace) -> float:
         optimizer.zero_grad()
         step += 1
         bar.update()
-        running = loss.item() if running is None else 0.99 * running + 0.01 * loss.item()
+        running = loss if running is None else running.lerp(loss, 0.01)
 
         now = time.monotonic()
         done = step == steps or now - started > options.minutes * 60 or stopping.is_set()
         if rank == 0 and (step % 50 == 0 or done):
             speed = batch * 50 / max(now - getattr(bar, "marked", started), 1e-9)
             bar.marked = now
-            bar.set_postfix(loss=f"{running:.4f}")
-            for name, value in {"loss": running, "norm": norm.item(), "pictures_per_second": speed}.items():
+            mean = running.item()
+            bar.set_postfix(loss=f"{mean:.4f}")
+            for name, value in {"loss": mean, "norm": norm.item(), "pictures_per_second": speed}.items():
                 scalars.add_scalar(name, value, step)
             if step % 500 == 0 or done:
                 print(
-                    f"{options.stage} step {step} loss {running:.4f} {speed:.0f}/s {(now - started) / 60:.1f} min",
+                    f"{options.stage} step {step} loss {mean:.4f} {speed:.0f}/s {(now - started) / 60:.1f} min",
                     flush=True,
                 )
         if step == steps:
