@@ -15,7 +15,7 @@ from unclip_core.corpus.build import choose_held_out, fields, is_core
 from unclip_core.corpus.concepts import Concept, Drawing, _Names
 from unclip_core.corpus.shards import decode_picture, read_shards, write_shards
 from unclip_core.errors import UnclipError
-from unclip_core.training.data import CaptionTable, load
+from unclip_core.training.data import CaptionTable, load, load_split
 
 APPLE = Concept("1F34E", "red apple", "빨간 사과", ("fruit", "red"), ("과일",), "food", 60)
 DOG = Concept("1F415", "dog", "개", ("pet",), ("동물",), "animals", 40)
@@ -124,6 +124,15 @@ def test_shards_round_trip_and_cache(tmp_path):
     assert load(tmp_path, 8, limit=2).pictures.shape == (2, 8, 8, 3)
     weights = data.weights({"single": 0.5}, rest=0.1)
     assert Counter(weights.tolist()) == {0.5: 5}
+
+
+def test_line_drawings_are_seen_by_clip_alone(tmp_path):
+    for name, count in (("train/singles", 3), ("line", 2), ("held_out_pairs", 1)):
+        samples = [(f"s{i}", Image.new("RGB", (8, 8)), fields(drawing(), "single", [name])) for i in range(count)]
+        write_shards(tmp_path / name, samples)
+    assert len(load_split(tmp_path, 8)) == 3
+    assert [c for (c,) in load_split(tmp_path, 8, line=True).captions] == ["train/singles"] * 3 + ["line"] * 2
+    assert len(load_split(tmp_path, 8, held_out=True, line=True)) == 1
 
 
 def test_an_img2dataset_folder_trains_without_change(tmp_path):

@@ -237,6 +237,15 @@ def test_weights_can_end_half_way(data, tiny_pack, tmp_path):
     assert moved
     for name in moved:
         torch.testing.assert_close(half[name], (begun[name] + far[name]) / 2)
+    with pytest.raises(UnclipError, match="--init"):
+        train(parse(options(data, tmp_path / "nowhere", tiny_pack, stage="prior", steps=1, blend=0.5)))
+
+
+def test_clip_goes_on_with_its_own_words_on_other_captions(data, tiny_pack, tmp_path):
+    """A pack's token table stays, whatever words the new captions use."""
+    train(parse(options(data, tmp_path, tiny_pack, stage="clip", steps=1, batch=8, init=tiny_pack)))
+    before, after = read_pack(tiny_pack).tensors("clip"), averaged(tmp_path, "clip")[1]
+    assert torch.equal(before["vocabulary"], after["vocabulary"])
 
 
 def test_statistics_of_another_clip_are_measured_anew_on_request(data, tiny_pack, tmp_path):

@@ -130,7 +130,8 @@ class GroupNorm(nn.GroupNorm):
             if x.numel() > LARGE and not torch.is_grad_enabled():
                 return _norm_in_blocks(x, gain, offset, self.num_groups, self.eps, silu)
             return _ChannelsLastNorm.apply(x, gain, offset, self.num_groups, self.eps, silu)
-        x = F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        with torch.autocast(x.device.type, enabled=False):  # which would make all that follows float32
+            x = F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         if scale is not None:
             x = torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, 1 + scale.to(x.dtype)[:, :, None, None])
         return F.silu(x) if silu else x

@@ -26,9 +26,9 @@ def _betas(kind: str, steps: int) -> Tensor:
             return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
         betas = [min(1 - alpha_bar((i + 1) / steps) / alpha_bar(i / steps), 0.999) for i in range(steps)]
-        return torch.tensor(betas, dtype=torch.float64)
+        return torch.tensor(betas, dtype=torch.float64, device="cpu")
     scale = 1000 / steps  # Ho et al. 2020, rescaled for other numbers of steps
-    return torch.linspace(scale * 1e-4, min(scale * 0.02, 0.999), steps, dtype=torch.float64)
+    return torch.linspace(scale * 1e-4, min(scale * 0.02, 0.999), steps, dtype=torch.float64, device="cpu")
 
 
 @lru_cache(maxsize=64)

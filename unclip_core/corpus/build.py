@@ -1,9 +1,8 @@
 """Builds the pocket corpus: ``python -m unclip_core corpus --out FOLDER``.
 
-Sets, each a folder of shards: ``train`` (singles, placed, pairs, shapes, cards, labelled),
-``held_out_pairs`` (1,000 (concept, style) pairs kept from every training set), ``held_out_style`` (a whole style),
-``hires`` and ``hires_held_out``
-(1024 px renderings for the upsamplers). A finished set is not built again.
+Sets, each a folder of shards: ``train`` (singles, placed, pairs, shapes, cards, labelled), ``line`` (line drawings, for
+CLIP alone), ``held_out_pairs`` (1,000 (concept, style) pairs kept from every training set), ``held_out_style`` (a whole
+style), ``hires`` and ``hires_held_out`` (1024 px renderings for the upsamplers). A finished set is not built again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from unclip_core.corpus import captions, scenes
 from unclip_core.corpus.concepts import Drawing, load_drawings
 from unclip_core.corpus.render import flatten, render
 from unclip_core.corpus.shards import write_shards
-from unclip_core.corpus.sources import HELD_OUT_STYLE, attribution
+from unclip_core.corpus.sources import HELD_OUT_STYLE, LINE_STYLES, STYLES, attribution
 
 SIZE, LARGE = 128, 1024
 HELD_OUT_PAIRS, TONED, HIRES, HIRES_HELD_OUT = 1000, 2500, 2400, 128
@@ -120,6 +119,14 @@ def composed(
             )
 
 
+def line(cache: Path) -> Iterator[tuple[str, Image.Image, dict]]:
+    styles = {source.style for source in LINE_STYLES}
+    every, _ = load_drawings(cache, (*STYLES, HELD_OUT_STYLE, *LINE_STYLES))
+    drawings = [d for d in every if d.style in styles and d.tone == 0]
+    pictures = {d.key: picture for d in drawings if (picture := render(d, SIZE)) is not None}
+    yield from singles([d for d in drawings if d.key in pictures], pictures, Random(9))
+
+
 def hires(drawings: list[Drawing], rng: Random) -> Iterator[tuple[str, Image.Image, dict]]:
     """1024 px truth for the upsamplers; two in five on a coloured ground."""
     for drawing in drawings:
@@ -156,6 +163,7 @@ def build(out: Path, cache: Path, only: str | None = None) -> dict[str, int]:
     sets = {
         "train/singles": lambda: singles(train, pictures, Random(1)),
         "train/composed": lambda: composed(train, pictures, Random(2)),
+        "line": lambda: line(cache),
         "held_out_pairs": lambda: singles([*pairs.values()], pictures, Random(3)),
         "held_out_style": lambda: singles([d for d in kept if d.style == HELD_OUT_STYLE.style], pictures, Random(4)),
         "hires_held_out": lambda: hires(Random(5).sample([*pairs.values()], HIRES_HELD_OUT), Random(6)),

@@ -6,10 +6,10 @@ from pathlib import Path
 from random import Random
 
 from unclip_core.corpus.concepts import TONES, Concept
-from unclip_core.corpus.sources import HELD_OUT_STYLE, STYLES
+from unclip_core.corpus.sources import HELD_OUT_STYLE, LINE_STYLES, STYLES
 
 COMMON = Path(__file__).resolve().parent / "common.txt"  # labels of everyday concepts, one a line
-STYLE_NAMES = {s.style: (s.english, s.korean) for s in (*STYLES, HELD_OUT_STYLE)}
+STYLE_NAMES = {s.style: (s.english, s.korean) for s in (*STYLES, *LINE_STYLES, HELD_OUT_STYLE)}
 COLOURS = {
     "red": ("빨간", (221, 46, 68)), "orange": ("주황", (244, 144, 12)), "yellow": ("노란", (253, 203, 88)),
     "green": ("초록", (80, 170, 80)), "blue": ("파란", (58, 120, 220)), "purple": ("보라", (150, 100, 210)),

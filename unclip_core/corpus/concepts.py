@@ -149,12 +149,13 @@ class _Names:
         return None
 
 
-def load_drawings(cache: Path) -> tuple[list[Drawing], dict[str, list[str]]]:
+def load_drawings(
+    cache: Path, sources: tuple[Source, ...] = (*STYLES, HELD_OUT_STYLE)
+) -> tuple[list[Drawing], dict[str, list[str]]]:
     """All drawings of known concepts, and for each style the icon names that no concept was found for.
 
     Where a style draws a concept twice under two names (streamline's ``bird-1``, ``bird-2``), both are kept.
     """
-    sources: tuple[Source, ...] = (*STYLES, HELD_OUT_STYLE)
     chars = {}
     for source in sources:
         path = fetch(source, cache) / "chars.json"

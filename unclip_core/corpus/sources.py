@@ -38,6 +38,11 @@ STYLES = (
     Source("@iconify-json/fxemoji", "1.2.2", "fxemoji", "firefox", "파이어폭스", "Apache-2.0"),
     Source("@iconify-json/streamline-emojis", "1.2.4", "streamline", "streamline", "스트림라인", "CC-BY-4.0"),
 )
+# Line drawings, for CLIP alone: it learns shapes that no colour gives away. Nothing is to be drawn like them.
+LINE_STYLES = (
+    Source("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "fluent-line", "fluent line", "플루언트 선화", "MIT"),
+    Source("@iconify-json/emojione-monotone", "1.2.1", "emojione-line", "emojione line", "이모지원 선화", "CC-BY-4.0"),
+)
 # Share-alike art: measured on, never trained on.
 HELD_OUT_STYLE = Source("@iconify-json/openmoji", "1.2.29", "openmoji", "openmoji", "오픈모지", "CC-BY-SA-4.0")
 LABELS = Source("emojibase-data", "17.0.0", "", "", "", "MIT")
@@ -71,7 +76,7 @@ def fetch(source: Source, cache: Path) -> Path:
 def attribution(cache: Path) -> list[dict[str, str]]:
     """Author, licence and home of every style, read from the packages' own ``info.json``."""
     rows = []
-    for source in (*STYLES, HELD_OUT_STYLE):
+    for source in (*STYLES, *LINE_STYLES, HELD_OUT_STYLE):
         info = json.loads((fetch(source, cache) / "info.json").read_text(encoding="utf-8"))
         rows.append(
             {

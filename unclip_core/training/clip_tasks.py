@@ -38,7 +38,7 @@ class ClipTask:
     def __init__(self, options: Namespace) -> None:
         from open_clip.loss import ClipLoss
 
-        self.data = load_split(options.data, 128)
+        self.data = load_split(options.data, 128, line=True)
         self.held_out = load_split(options.data, 128, held_out=True)
         captions = [c for group in self.data.captions for c in group]
         if options.init:  # its token table with it, whatever words these captions use
@@ -47,7 +47,8 @@ class ClipTask:
         else:
             self.config = dataclasses.replace(self.config, words=korean_words(captions))
             vocabulary = used_vocabulary(captions, self.config.words)
-        self.network = Clip(self.config, vocabulary).to(memory_format=torch.channels_last)
+        self.network = Clip(self.config, vocabulary.to(torch.get_default_device()))
+        self.network = self.network.to(memory_format=torch.channels_last)
         self.captions = CaptionTable(self.data.captions, self.network.tokenize)
         self.weights = self.data.weights(CLIP_WEIGHTS, rest=0.8)
         codes: dict[str, int] = {}  # one number a concept; composed pictures are each their own
@@ -57,8 +58,9 @@ class ClipTask:
         self.korean_share = float(options.option.get("korean", 0.4))
         self.contrast = ClipLoss()
         visual, mix = self.network.model.visual, MixStyle()
-        for layer in (visual.layer1, visual.layer2):
-            layer.register_forward_hook(mix)
+        for name in ("layer1", "layer2"):
+            if hasattr(visual, name):  # a ResNet's
+                getattr(visual, name).register_forward_hook(mix)
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """No concept twice, as far as there are enough: a caption is not told that its own concept is another's."""
@@ -171,6 +173,8 @@ class PictureTowerTask(_LockedTask):
         self.keep = float(options.option.get("keep", 0))
         self.redrawn = float(options.option.get("redrawn", 0))
         if self.share:
+            if not hasattr(self.network.model.visual, "layer4"):
+                raise UnclipError("--option teacher needs a CLIP with a ResNet picture tower; set it to 0.")
             from unclip_core.training.teacher import Teacher
 
             self.teacher = Teacher(self.data, self.drawings, self.concepts)
@@ -225,7 +229,7 @@ class PictureTowerTask(_LockedTask):
     @torch.no_grad()
     def settle(self, network: Clip) -> None:
         """Batch-norm statistics of averaged weights, half over pictures as they are, half as they were trained on."""
-        generator, count = torch.Generator().manual_seed(0), min(256, len(self.weights))
+        generator, count = torch.Generator(torch.get_default_device()).manual_seed(0), min(256, len(self.weights))
         batches = [self.draw(count, generator)[0] for _ in range(10)]
         for _ in range(10):
             batches.append(plain(self.data, torch.multinomial(self.weights, count, generator=generator)))

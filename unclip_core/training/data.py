@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -57,21 +57,22 @@ class ImageText:
         return torch.tensor(values, dtype=torch.float64)
 
 
-def load(folder: Path, size: int, limit: int | None = None) -> ImageText:
-    """All samples (or the first `limit`) below `folder`, squared and area-averaged to `size` px.
+def load(folder: Path, size: int, limit: int | None = None, more: Path | None = None) -> ImageText:
+    """All samples (or the first `limit`) below `folder`, and below `more`, squared and area-averaged to `size` px.
 
     The decoded pictures are kept beside the shards as ``cache-SIZE.npy`` and made again when the shards change.
 
     Raises UnclipError when there are no shards.
     """
     folder = Path(folder)
-    shards = sorted(folder.rglob("*.tar"))
-    state = json.dumps([(str(s.relative_to(folder)), s.stat().st_size, int(s.stat().st_mtime)) for s in shards])
-    name = f"cache-{size}" + (f"-{limit}" if limit else "")
+    folders = [folder, more] if more else [folder]
+    shards = [(place, shard) for place in folders for shard in sorted(place.rglob("*.tar"))]
+    state = json.dumps([(str(s.relative_to(place)), s.stat().st_size, int(s.stat().st_mtime)) for place, s in shards])
+    name = f"cache-{size}" + (f"-{limit}" if limit else "") + (f"-with-{more.name}" if more else "")
     array, note = folder / f"{name}.npy", folder / f"{name}.json"
     if not (note.exists() and array.exists() and json.loads(note.read_text())["state"] == state):
         pictures, rows = [], []
-        for sample in islice(read_shards(folder), limit):
+        for sample in islice(chain.from_iterable(map(read_shards, folders)), limit):
             pictures.append(decode_picture(sample.pop("picture"), size))
             rows.append(sample)
         np.save(array, np.stack(pictures))
@@ -80,14 +81,15 @@ def load(folder: Path, size: int, limit: int | None = None) -> ImageText:
     return ImageText(np.load(array, mmap_mode="r"), [r["captions"] for r in rows], rows)
 
 
-def load_split(folder: Path, size: int, held_out: bool = False) -> ImageText:
-    """The training pictures of a corpus, or those it holds out.
+def load_split(folder: Path, size: int, held_out: bool = False, line: bool = False) -> ImageText:
+    """The training pictures of a corpus (with line, its line drawings too), or those it holds out.
 
     A folder of one's own without ``train`` and ``held_out_pairs`` is split here: every fiftieth picture is held out.
     """
     folder = Path(folder)
     if (folder / "train").is_dir():
-        return load(folder / ("held_out_pairs" if held_out else "train"), size)
+        more = folder / "line" if line and (folder / "line").is_dir() else None
+        return load(folder / "held_out_pairs", size) if held_out else load(folder / "train", size, more=more)
     data = load(folder, size)
     rows = [i for i in range(len(data)) if (i % 50 == 0) == held_out]
     return ImageText(data.pictures[rows], [data.captions[i] for i in rows], [data.fields[i] for i in rows])

@@ -24,9 +24,6 @@ class Perceptual:
         if not hasattr(self.visual, "layer3"):
             raise UnclipError("--option perceptual needs a CLIP with a ResNet picture tower; set it to 0.")
 
-    def compile(self) -> None:
-        self.features = torch.compile(self.features)
-
     def features(self, pixels: Tensor) -> list[Tensor]:
         """[B, 3, S, S] in [-1, 1] -> maps [B, C, h, w]."""
         x = self.visual.stem(pixels)

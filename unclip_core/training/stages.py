@@ -3,8 +3,8 @@
 A task has: `network`; defaults `steps`, `batch`, `lr`, `weight_decay`, `betas`, `clip_norm`; `draw(n, generator)` -> a
 batch; `loss(batch, generator)` -> scalar; `validate(network, path)` -> figures, and a preview grid at `path`;
 `configs()` -> what the pack stores beside the weights. Where it needs them also: `helper`, a network that trains beside
-and is left behind; `ready()`, called once the first weights are there, before a run is resumed; `compile()`, where the
-parts that take the time can be compiled; `settle(network)`, the last touch to averaged weights.
+and is left behind; `ready()`, called once the first weights are there, before a run is resumed; `settle(network)`, the
+last touch to averaged weights.
 """
 
 from __future__ import annotations
@@ -266,11 +266,6 @@ class DecoderTask:
     def ready(self) -> None:
         if self.whiten and not self.network.config.whiten:
             self.network = whitened(self.network, self.encoded.z_i).to(memory_format=torch.channels_last)
-
-    def compile(self) -> None:
-        self.network.unet.compile()
-        if self.extra is not None:
-            self.extra.compile()
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, TextFeatures]:
         rows = torch.multinomial(self.weights, n, generator=generator)

@@ -62,7 +62,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="how far from --init's weights to the trained ones the averaged weights end (0.5: half-way)",
     )
     parser.add_argument("--device", default="cpu", help="auto, cpu or cuda: where to train; the data go there whole")
-    parser.add_argument("--compile", action="store_true", help="for a GPU: compile the network, a minute at the start")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop (with a checkpoint) after this long")
     parser.add_argument("--save-every", type=float, default=3.0, help="minutes between checkpoints")
@@ -112,8 +111,6 @@ def _train(options: argparse.Namespace, device: torch.device) -> float:
     folder = options.runs / options.stage
     folder.mkdir(parents=True, exist_ok=True)
     step = load_checkpoint(folder / "last.pt", network, ema, optimizer) if options.resume else 0
-    if options.compile and hasattr(task, "compile"):
-        task.compile()
     scalars = open_scalars(folder) if rank == 0 else None
     stopping = catch_termination()
 
