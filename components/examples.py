@@ -23,8 +23,8 @@ from components.strip import Progress
 
 FOLDER = Path(__file__).parent.parent / "assets" / "examples" / "create"
 PROMPTS = {
-    "en": ["a red apple", "smiling face with sunglasses", "a cat face", "a slice of pizza", "a rocket"],
-    "ko": ["빨간 사과", "선글라스 낀 얼굴", "고양이 얼굴", "피자", "로켓"],
+    "en": ["a red apple", "smiling face with sunglasses", "a cat face", "a hamburger", "a rocket"],
+    "ko": ["빨간 사과", "선글라스 낀 얼굴", "고양이 얼굴", "햄버거", "로켓"],
 }
 PREVIEW_EVERY = 3
 

@@ -36,7 +36,7 @@ THETAS = torch.linspace(0, 0.5, 7, dtype=torch.float64)
 FRAMES = 9
 THUMBNAIL = ASSETS / "thumbnail.png"
 CAPTIONS = (
-    "a red apple", "smiling face with sunglasses", "a cat face", "a rocket", "a slice of pizza", "a sunflower",
+    "a red apple", "smiling face with sunglasses", "a cat face", "a rocket", "a hamburger", "a sunflower",
     "a dog face", "a tropical fish", "a house", "an automobile", "a penguin", "a birthday cake",
 )  # fmt: skip
 
@@ -173,9 +173,9 @@ def knows(album: Album) -> Figure:
     alone = Latent(truncate_components(subject.latent, model.pca, ks).z_i)  # its own x_T would show the rest
     files = album.decode("knows", alone)
     frames = [{"k": k, "width": width, "explained": round(float(model.pca.explained[k - 1]), 3)} for k in ks]
-    values = {"word": "cat", "x": 0.5, "y": 0.55, "word_size": 0.24, "colour": "ink", "label": True}
+    values = {"word": "pizza", "x": 0.5, "y": 0.62, "word_size": 0.22, "colour": "ink", "label": True}
     values["classes"] = "apple, cat, dog, pizza, rocket"
-    fooled = attack.Attack(album.engine, album.engine.open(examples()["red-apple"]), values)
+    fooled = attack.Attack(album.engine, album.engine.open(examples()["dog-face"]), values)
     z_i = model.encode_image([fooled.clean, fooled.attacked]).cpu()
     drawn = [model.decode(z_i[1:], size=album.size, seed=seed)[0] for seed in range(3)]
     seen = [fooled.clean.resize((256, 256)), fooled.attacked.resize((256, 256))]

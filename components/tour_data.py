@@ -43,7 +43,7 @@ CHAPTERS = (
         "knows",
         (
             ("pca", {"example": "red-apple", "noise": "fixed"}),
-            ("typographic", {"example": "red-apple", "word": {"en": "cat", "ko": "고양이"}}),
+            ("typographic", {"example": "dog-face", "word": {"en": "pizza", "ko": "피자"}}),
         ),
     ),
     Chapter("limits", (("limits", {"kind": "binding"}),)),

@@ -19,14 +19,16 @@ from components.visuals import Board, board, drawn, say
 
 CLASSES = "apple, cat, dog, car, pizza, rocket, fish, house"
 CLASSES_KO = "사과, 고양이, 강아지, 자동차, 피자, 로켓, 물고기, 집"
+DOG = {"example": "dog-face", "word_size": 0.22, "y": 0.62}
+CAR = {"example": "automobile", "word_size": 0.5, "y": 0.55, "word": "cat"}
 TRIES = (
     {
-        "en": ("an apple called “cat”", {"example": "red-apple", "word": "cat", "classes": CLASSES}),
-        "ko": ("“고양이”라고 적힌 사과", {"example": "red-apple", "word": "고양이", "classes": CLASSES_KO}),
+        "en": ("a dog called “pizza”", {**DOG, "word": "pizza", "classes": CLASSES}),
+        "ko": ("“피자”라고 적힌 강아지", {**DOG, "word": "피자", "classes": CLASSES_KO}),
     },
     {
-        "en": ("a dog called “pizza”", {"example": "dog-face", "word": "pizza", "classes": CLASSES}),
-        "ko": ("“피자”라고 적힌 강아지", {"example": "dog-face", "word": "피자", "classes": CLASSES_KO}),
+        "en": ("a car called “cat”", {**CAR, "classes": CLASSES}),
+        "ko": ("“cat”이라고 적힌 자동차", {**CAR, "classes": f"{CLASSES_KO}, cat"}),
     },
 )  # fmt: skip
 

@@ -278,3 +278,15 @@ def test_faults_are_named(data, tiny_pack, tmp_path):
         train(parse(options(data, tmp_path, tiny_pack, stage="clip", option="train=towers")))
     with pytest.raises(UnclipError, match="no trained prior"):
         averaged(tmp_path, "prior")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("stage", ["clip", "prior", "prior_ar", "decoder", "upsampler_256"])
+def test_every_stage_trains_on_a_gpu(stage, data, tiny_pack, tmp_path):
+    loss = train(parse(options(data, tmp_path, tiny_pack, stage=stage, steps=2, batch=8, device="cuda")))
+    assert loss == loss and (tmp_path / stage / "last.pt").exists()
+
+
+def test_a_device_that_is_not_there_is_named(data, tiny_pack, tmp_path):
+    with pytest.raises(UnclipError, match="nowhere"):
+        train(parse(options(data, tmp_path, tiny_pack, steps=1, device="nowhere")))

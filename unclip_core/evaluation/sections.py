@@ -164,6 +164,13 @@ def priors(page: Page, found: dict[str, Any]) -> None:
         )
         axes.set_title(title, pad=16)
     page.picture(plots.save(figure, page.plot("priors.png")), "prior needed or not")
+    ours, others = found.get("diffusion"), [found[kind] for kind in ("caption", "text") if kind in found]
+    if ours and any(ours["frechet"][0] >= other["frechet"][0] for other in others):
+        page.add(
+            "In Fréchet distance the diffusion prior is not ahead: it asks for the variety of real drawings as much as "
+            "for what they show, and a guided prior draws the typical one. How guidance trades one for the other "
+            "stands below."
+        )
     page.sheet(found.get("sheet"), "the same captions by each system")
     page.add(f"*Rows: {', '.join(NAMES[kind] for kind in kinds)}. Captions: {', '.join(found['sheet_captions'])}.*")
 
