@@ -153,10 +153,14 @@ def between(album: Album) -> Figure:
     return {"kind": "scrub", "frames": _frames(files, [{"share": round(float(share), 3)} for share in shares])}
 
 
+def linked(chapter: str, lab: str) -> dict[str, Any]:
+    """The fields with which a chapter of the tour opens a lab: its figure shows the same."""
+    return dict(next(one for one in tour_data.CHAPTERS if one.name == chapter).links)[lab]
+
+
 def diff(album: Album) -> Figure:
     """A picture turned from one caption towards another."""
-    chapter = next(one for one in tour_data.CHAPTERS if one.name == "diff")
-    fields = chapter.links[0][1]
+    fields = linked("diff", "text_diff")
     subject = album.subject(fields["example"])
     captions = [fields["caption_from"], fields["caption_to"]]
     z_from, z_to = album.engine.model.encode_text([caption["en"] for caption in captions]).pooled.cpu().split(1)
@@ -173,9 +177,10 @@ def knows(album: Album) -> Figure:
     alone = Latent(truncate_components(subject.latent, model.pca, ks).z_i)  # its own x_T would show the rest
     files = album.decode("knows", alone)
     frames = [{"k": k, "width": width, "explained": round(float(model.pca.explained[k - 1]), 3)} for k in ks]
-    values = {"word": "pizza", "x": 0.5, "y": 0.62, "word_size": 0.22, "colour": "ink", "label": True}
+    fields = linked("knows", "typographic")
+    values = {"word": fields["word"]["en"], "x": 0.5, "y": 0.62, "word_size": 0.22, "colour": "ink", "label": True}
     values["classes"] = "apple, cat, dog, pizza, rocket"
-    fooled = attack.Attack(album.engine, album.engine.open(examples()["dog-face"]), values)
+    fooled = attack.Attack(album.engine, album.engine.open(examples()[fields["example"]]), values)
     z_i = model.encode_image([fooled.clean, fooled.attacked]).cpu()
     drawn = [model.decode(z_i[1:], size=album.size, seed=seed)[0] for seed in range(3)]
     seen = [fooled.clean.resize((256, 256)), fooled.attacked.resize((256, 256))]

@@ -234,9 +234,8 @@ def test_bad_uploads_and_missing_ends_are_explained(visit):
 def test_stop_ends_a_run_and_the_next_works(visit):
     page = lab(visit, "priors", "prompt=cat&n=4&decoder_steps=250")
     page.click("#tab-priors button.go")
-    with page.expect_response(
-        "**/cancel"
-    ):  # in the page itself: on a busy machine the run may end before a click from here
+    with page.expect_response("**/cancel"):
+        # Pressed in the page itself: on a busy machine the run may end before a click from here.
         page.wait_for_function(
             "() => { const stop = document.querySelector('#tab-priors button.stop');"
             " return document.querySelector('#tab-priors table') && stop.offsetParent && (stop.click(), true); }"

@@ -119,11 +119,18 @@ def composed(
             )
 
 
+def rendered(drawings: list[Drawing]) -> dict[str, Image.Image]:
+    """Pictures by key, without those that the renderer gives up on."""
+    bar = tqdm(drawings, desc="rendering", unit="drawing", disable=None)
+    return {drawing.key: picture for drawing in bar if (picture := render(drawing, SIZE)) is not None}
+
+
 def line(cache: Path) -> Iterator[tuple[str, Image.Image, dict]]:
+    """Line drawings of all concepts that have one."""
     styles = {source.style for source in LINE_STYLES}
     every, _ = load_drawings(cache, (*STYLES, HELD_OUT_STYLE, *LINE_STYLES))
     drawings = [d for d in every if d.style in styles and d.tone == 0]
-    pictures = {d.key: picture for d in drawings if (picture := render(d, SIZE)) is not None}
+    pictures = rendered(drawings)
     yield from singles([d for d in drawings if d.key in pictures], pictures, Random(9))
 
 
@@ -147,13 +154,8 @@ def build(out: Path, cache: Path, only: str | None = None) -> dict[str, int]:
     rng = Random(0)
     toned = [d for d in drawings if d.tone and d.style in ("noto", "twemoji", "fluent-flat")]
     kept = [d for d in drawings if d.tone == 0] + rng.sample(toned, TONED)
-    pictures, failed = {}, []
-    for drawing in tqdm(kept, desc="rendering", unit="drawing", disable=None):
-        picture = render(drawing, SIZE)
-        if picture is None:
-            failed.append(drawing.key)
-        else:
-            pictures[drawing.key] = picture
+    pictures = rendered(kept)
+    failed = [d.key for d in kept if d.key not in pictures]
     kept = [d for d in kept if d.key in pictures]
     held_out = choose_held_out(kept, pictures, rng)
     own = [d for d in kept if d.style != HELD_OUT_STYLE.style]

@@ -47,8 +47,7 @@ class ClipTask:
         else:
             self.config = dataclasses.replace(self.config, words=korean_words(captions))
             vocabulary = used_vocabulary(captions, self.config.words)
-        self.network = Clip(self.config, vocabulary.to(torch.get_default_device()))
-        self.network = self.network.to(memory_format=torch.channels_last)
+        self.network = Clip(self.config, vocabulary).to(torch.get_default_device(), memory_format=torch.channels_last)
         self.captions = CaptionTable(self.data.captions, self.network.tokenize)
         self.weights = self.data.weights(CLIP_WEIGHTS, rest=0.8)
         codes: dict[str, int] = {}  # one number a concept; composed pictures are each their own
