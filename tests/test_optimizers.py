@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from unclip_core.training import optimizers
 from unclip_core.training.optimizers import make_optimizer
 
 
@@ -62,3 +63,19 @@ def test_a_state_goes_on_and_another_optimizers_is_refused():
         torch.testing.assert_close(one, two)
     with pytest.raises(ValueError, match="optimizer"):
         make_optimizer("adamw", network(), 1e-2, 0.0, (0.9, 0.99)).load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
+def test_muon_takes_the_same_steps_where_bfloat16_is_only_emulated(monkeypatch, shape):
+    ends = []
+    for kind in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(optimizers, "pick_dtype", lambda *_, kind=kind: kind)
+        generator = torch.Generator().manual_seed(0)
+        weight = nn.Parameter(torch.randn(shape, generator=generator))
+        begun = weight.detach().clone()
+        muon = optimizers.Muon([weight], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for _ in range(3):
+            weight.grad = torch.randn(shape, generator=generator)
+            muon.step()
+        ends.append(weight.detach() - begun)
+    assert 0 < (ends[0] - ends[1]).norm() < 0.03 * ends[0].norm()  # bfloat16's rounding

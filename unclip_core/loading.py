@@ -143,6 +143,11 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bfloat16() else torch.float32
 
 
+def mixed_precision(device: torch.device, enabled: bool = True) -> torch.autocast:
+    """Autocast to bfloat16 for training, where the hardware multiplies it; elsewhere all stays as it is."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled and pick_dtype("auto", device) == torch.bfloat16)
+
+
 def peak_memory(device: torch.device) -> int:
     """The most memory this process has held so far, in bytes: the GPU's there, else all of it, mapped weights too."""
     if device.type == "cuda":

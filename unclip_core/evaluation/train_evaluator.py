@@ -21,6 +21,7 @@ from tqdm import tqdm
 from unclip_core.evaluation import evaluator as store
 from unclip_core.evaluation import reference
 from unclip_core.evaluation.evaluator import ASSETS, Evaluator, EvaluatorConfig
+from unclip_core.loading import mixed_precision
 from unclip_core.training.augment import augment
 from unclip_core.training.data import ImageText, load
 from unclip_core.training.optimizers import make_optimizer
@@ -106,7 +107,7 @@ def train(options: argparse.Namespace) -> None:
         generator = torch.Generator().manual_seed(step)
         rows = torch.multinomial(weights, options.batch, generator=generator)
         pixels = augment(data.pixels(rows), network.config.side, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(pixels.device):
             value = loss(
                 network, pixels.contiguous(memory_format=torch.channels_last), concept_of[rows], style_of[rows]
             )

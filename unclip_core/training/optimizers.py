@@ -6,12 +6,47 @@ costs the same at any batch, so several processes share the matrices out and han
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from unclip_core.loading import pick_dtype
+
 NAMES = ("adamw", "muon")
 EDGES = ("conv_in", "conv_out", "embedding", "stem", "_head")  # first and last layers and tables stay with AdamW
+
+
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon multiplies in bfloat16; where the hardware only emulates that, the same steps in float32."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters or pick_dtype("auto", parameters[0].device) == torch.bfloat16:
+            return super().step(closure)
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            moved: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+            self._init_group(group, *moved)
+            for parameter, gradient, momentum in zip(*moved, strict=True):
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                step = orthogonal(gradient.lerp(momentum, group["momentum"]), group["ns_coefficients"])
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(step, alpha=group["lr"] * 0.2 * max(parameter.shape) ** 0.5)  # AdamW's size
+        return loss
+
+
+def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int = 5) -> Tensor:
+    """matrix [M, N] with its singular values brought near one, by the Newton-Schulz iteration."""
+    a, b, c = coefficients
+    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide if len(matrix) <= matrix.shape[1] else wide.T
 
 
 class Optimizers:
@@ -73,7 +108,7 @@ def make_optimizer(
     views = [(p, nn.Parameter(_matrix(p.data))) for p in hidden]
     if views:
         matrices = [view for _, view in views]
-        optimizers.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     return Optimizers(optimizers, views)
 
 

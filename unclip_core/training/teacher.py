@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unclip_core.errors import UnclipError
+from unclip_core.loading import mixed_precision
 from unclip_core.training.data import ImageText
 
 
@@ -55,7 +56,7 @@ def features(data: ImageText, rows: Tensor) -> Tensor:
     network = network.to(rows.device, memory_format=torch.channels_last)
     pooled = []
     for part in rows.split(64):
-        with torch.autocast(rows.device.type, torch.bfloat16):
+        with mixed_precision(rows.device):
             maps = network.extract_features(data.pixels(part) * (127.5 / 128))  # it was trained on (x - 127) / 128
         pooled.append(maps.float().mean((2, 3)).cpu())
     return torch.cat(pooled)

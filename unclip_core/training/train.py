@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from unclip_core.errors import UnclipError
-from unclip_core.loading import pick_device
+from unclip_core.loading import mixed_precision, pick_device
 from unclip_core.packs import fill
 from unclip_core.training.optimizers import NAMES, make_optimizer
 from unclip_core.training.runs import first
@@ -124,7 +124,7 @@ def _train(options: argparse.Namespace, device: torch.device) -> float:
         loss = torch.zeros(())
         for micro in range(rank, options.micro, world):
             generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 4096 + micro)
-            with torch.autocast(device.type, torch.bfloat16, enabled=task.autocast):
+            with mixed_precision(device, task.autocast):
                 part = task.loss(task.draw(batch // options.micro, generator), generator) / options.micro
             part.backward()
             loss += part.detach()
