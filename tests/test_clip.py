@@ -1,5 +1,6 @@
 """The CLIP wrapper: any text can be read, padding changes nothing, embeddings are what they say."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -48,6 +49,19 @@ def test_embeddings_are_unit_vectors_of_any_picture_size(clip):
     assert z_i.shape == (3, clip.embed_dim) and z_i.dtype == torch.float32
     torch.testing.assert_close(z_i.norm(dim=1), torch.ones(3))
     torch.testing.assert_close(z_i[0], z_i[1], atol=1e-4, rtol=1e-3)  # a plain colour looks the same at any size
+
+
+def test_a_small_drawing_is_read_up_close(clip):
+    pages = []
+    for room in (0, 30, 60):
+        page = Image.new("RGB", (120 + 2 * room, 120 + 2 * room), "white")
+        page.paste("navy", (room + 3, room + 10, room + 117, room + 110))
+        page.paste("gold", (room + 20, room + 20, room + 50, room + 90))
+        pages.append(page)
+    z_i = clip.encode_image(pages)
+    torch.testing.assert_close(z_i[1:], z_i[:1].expand(2, -1), atol=0.02, rtol=0)
+    pixels = torch.from_numpy(np.stack([np.asarray(page.resize((120, 120))) for page in pages])).permute(0, 3, 1, 2)
+    assert (clip.encode_pixels(pixels / 127.5 - 1) @ z_i[0])[2] < z_i[2] @ z_i[0]
 
 
 def test_used_vocabulary_keeps_bytes_and_marks():

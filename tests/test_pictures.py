@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 
 from unclip_core.errors import RequestError
-from unclip_core.pictures import as_seen, open_picture, square, to_pictures, to_pixels
+from unclip_core.pictures import as_seen, framed, open_picture, square, to_pictures, to_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,6 +130,36 @@ def test_square_takes_the_middle():
     wide = Image.new("RGB", (90, 30), "white")
     wide.paste(Image.new("RGB", (30, 30), "red"), (30, 0))
     assert np.asarray(square(wide, 10)).reshape(-1, 3).tolist() == [[255, 0, 0]] * 100
+
+
+def drawing(size: tuple[int, int], box: tuple[int, int, int, int], ground="white", ink="red") -> Image.Image:
+    picture = Image.new("RGB", size, ground)
+    picture.paste(ink, box)
+    return picture
+
+
+def test_a_small_drawing_is_framed():
+    made = np.asarray(framed(drawing((200, 160), (70, 60, 120, 140), "navy")))  # 50 x 80, off the middle
+    assert made.shape == (83, 83, 3)
+    red = (made == (255, 0, 0)).all(2)
+    assert red.sum() == 50 * 80 and red[2:82, 17:67].all()
+    assert (made[~red] == (0, 0, 128)).all()
+    corner = np.asarray(framed(drawing((100, 100), (0, 0, 50, 50))))  # as much ground on the sides where there was none
+    assert corner.shape == (52, 52, 3) and corner[0].tolist() == [[255, 255, 255]] * 52
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        drawing((100, 100), (3, 20, 97, 60)),  # wide enough as it is
+        drawing((100, 100), (50, 50, 55, 55)),  # a speck
+        Image.new("RGB", (100, 100), "white"),
+        Image.effect_noise((100, 100), 90),
+        Image.linear_gradient("L"),
+    ],
+)
+def test_other_pictures_are_left_as_they_are(picture):
+    assert framed(picture) is picture
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "CMYK", "I;16"])

@@ -16,7 +16,7 @@ from unclip_core.corpus.shards import write_shards
 from unclip_core.errors import PackError, UnclipError
 from unclip_core.packs import read_pack
 from unclip_core.training import teacher
-from unclip_core.training.augment import redrawn
+from unclip_core.training.augment import redrawn, smaller
 from unclip_core.training.data import load_split
 from unclip_core.training.runs import averaged, load_clip, make_pack
 from unclip_core.training.stages import DecoderTask, whitened
@@ -158,6 +158,18 @@ def test_another_hand_inks_edges_and_leaves_flat_grounds():
     assert 10 < inked.sum() < 40 and (made[:, 0, 16, 16] != picture[:, 0, 16, 16]).any()
 
 
+def test_a_smaller_drawing_is_the_whole_drawing_on_more_of_its_ground():
+    picture = torch.full((60, 3, 64, 64), -0.2)
+    picture[:, :, 2:62, 2:62] = 0.9
+    made = smaller(picture.clone(), torch.Generator().manual_seed(0), least=0.5)
+    inside = (made[:, 0] > 0.35).double()
+    sides = inside.sum((1, 2)).sqrt() / 60
+    assert made.shape == picture.shape and sides.min() > 0.48 and sides.max() < 1.02 and sides.std() > 0.1
+    assert torch.allclose(made[:, :, [0, 0, -1, -1], [0, -1, 0, -1]], torch.tensor(-0.2), atol=1e-4)
+    places = (inside.sum(1) * torch.arange(64)).sum(1) / inside.sum((1, 2))
+    assert places.std() > 1  # and not always in the middle
+
+
 def test_a_picture_tower_can_be_held_where_its_pictures_were(data, tiny_pack, tmp_path):
     train(parse(options(data, tmp_path / "begun", tiny_pack, stage="clip", steps=1, batch=8)))
     pictures = load_split(data, 64).pixels(torch.arange(24))
@@ -168,7 +180,7 @@ def test_a_picture_tower_can_be_held_where_its_pictures_were(data, tiny_pack, tm
 
     def kept(weight: int) -> float:
         more = options(data, tmp_path / f"{weight}", tiny_pack, stage="clip", steps=6, batch=8, init=tmp_path / "begun")
-        extra = ["train=picture", "teacher=0", "redrawn=0.5", f"keep={weight}"]
+        extra = ["train=picture", "teacher=0", "redrawn=0.5", "smaller=0.5", f"keep={weight}"]
         train(parse([*more, "--ema=0", "--warmup=1", *(f"--option={one}" for one in extra)]))
         return F.cosine_similarity(z_i(tmp_path / f"{weight}"), z_i(tmp_path / "begun")).mean().item()
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unclip_core.errors import PackError
+from unclip_core.pictures import framed
 
 TOKENS, START, END = 49408, 49406, 49407  # open_clip's byte-pair vocabulary and its two marks
 BYTES = 512  # its first rows: every byte, and every byte that ends a word
@@ -53,6 +54,7 @@ class ClipConfig:
 
     normalize: embeddings leave as unit vectors (the pocket pack); otherwise raw (Karlo).
     pad_to_context: token states are returned at the full context length, otherwise cut to the longest caption's.
+    framed: a small drawing on a plain ground is looked at up close (`pictures.framed`), as the pack's own art is drawn.
     words: Korean words, parted by spaces, with tokens of their own (ids from TOKENS on): byte-pair encoding spells
     Korean nearly byte by byte, which a small text tower is slow to learn.
     """
@@ -63,6 +65,7 @@ class ClipConfig:
     quick_gelu: bool = False
     normalize: bool = True
     pad_to_context: bool = False
+    framed: bool = True
     words: str = ""
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -193,9 +196,10 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, pictures: list[Image.Image]) -> Tensor:
-        """Pictures of any size (their middle square is read) -> z_i [B, D] float32."""
+        """Pictures of any size -> z_i [B, D] float32. Their middle square is read; where it holds a small drawing on a
+        plain ground, up close."""
         size = self.image_size
-        squares = [_square(picture, size) for picture in pictures]
+        squares = [_square(framed(picture) if self.config.framed else picture, size) for picture in pictures]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).to(self.device)
         return self.encode_pixels(pixels.float() / 127.5 - 1).float()
 

@@ -195,6 +195,7 @@ def load_clip(
         quick,
         normalize=False,
         pad_to_context=True,
+        framed=False,
         **_preprocessing(image, image_tower["image_size"]),
     )
     words = Tokenizer.read(tokenizer, text_tower["context_length"])

@@ -57,7 +57,7 @@ def test_steps_can_be_scrubbed_afterwards(visit):
 
 
 def test_stop_stops_and_the_next_request_works(visit):
-    page = visit(f"{SMALL}&n=16&decoder_steps=250")
+    page = visit(f"{SMALL.replace('size=64', 'size=1024')}&n=16&decoder_steps=250")  # long enough on any machine
     page.click("button.go")
     page.wait_for_selector("li[data-stage=decoder].on")
     page.evaluate("""() => {

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -179,13 +180,19 @@ class Bench:
         return {"pixels": np.concatenate(pixels), "seconds": np.array(seconds)}
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pictures [N, 3, H, W], uint8 or in [-1, 1] -> z_i [N, D] by the pack's own CLIP, on the CPU."""
+        """Pictures [N, 3, H, W], uint8 or in [-1, 1], as they are -> z_i [N, D] by the pack's own CLIP, on the CPU."""
         clip, made = self.model.stages["clip"], []
         with torch.inference_mode():
             for part in pixels.split(256):
                 x = part.float() / 127.5 - 1 if part.dtype == torch.uint8 else part.float()
                 made.append(clip.encode_pixels(x.to(self.model.device)).float().cpu())
         return torch.cat(made).clone()
+
+    def read(self, pictures: Tensor) -> Tensor:
+        """Pictures [N, 3, H, W] uint8 as the app reads what is brought to it (`encode_image`) -> z_i [N, D]."""
+        opened = [Image.fromarray(picture) for picture in pictures.permute(0, 2, 3, 1).contiguous().numpy()]
+        z_i = [self.model.encode_image(opened[i : i + 256]).cpu() for i in range(0, len(opened), 256)]
+        return torch.cat(z_i).clone()
 
     def texts(self, captions: list[str]) -> Tensor:
         """z_t [N, D] on the CPU."""

@@ -14,7 +14,7 @@ from unclip_core.errors import UnclipError
 from unclip_core.evaluation.bench import MOST_CAPTIONS, Bench, rank, wait
 from unclip_core.evaluation.studies import STUDIES, Study
 
-VERSION = 2  # of what studies return; results of another version are measured anew
+VERSION = 3  # of what studies return; results of another version are measured anew
 QUICK = 32
 
 

@@ -60,7 +60,7 @@ def clip(bench: Bench) -> dict[str, Any]:
     names = bench.texts([row["label"] for row in bench.evaluator.concepts])
     style = corpus_set(bench, "held_out_style", 64)
     kept = [i for i, row in enumerate(style.fields) if row["tone"] == 0 and row["concept"] in bench.evaluator.index]
-    style_z = bench.encode(torch.from_numpy(style.pictures[kept]).permute(0, 3, 1, 2))
+    style_z = bench.read(torch.from_numpy(style.pictures[kept]).permute(0, 3, 1, 2))
     for name, z, rows in (("pairs", z_i, data.fields), ("style", style_z, [style.fields[i] for i in kept])):
         own = torch.tensor([bench.evaluator.index[row["concept"]] for row in rows])
         table = F.normalize(z, dim=-1) @ F.normalize(names, dim=-1).T
@@ -115,33 +115,39 @@ def _sampled(bench: Bench, captions: list[str], kind: str) -> Tensor:
 def decoder(bench: Bench) -> dict[str, Any]:
     """The decoder from true embeddings of held-out pictures, without and with the caption; z_i -> picture -> z_i."""
     pictures, captions, rows = held_out(bench)
-    z_i = bench.encode(pictures)
+    z_i = bench.read(pictures)
     found: dict[str, Any] = {"real": score_real(bench, rows)}
     shown = [pictures[:12]]
     for name, texts in (("z_i", None), ("z_i_and_caption", captions)):
         drawn = bench.decode(z_i, texts)
         found[name] = score(bench, drawn, rows, captions)
-        found[name]["z_i_cosine"] = metrics.mean(metrics.cosine(bench.encode(drawn.pixels), z_i))
+        found[name]["z_i_cosine"] = metrics.mean(metrics.cosine(bench.read(drawn.pixels), z_i))
         shown.append(drawn.pixels[:12])
     found["sheet"] = sheet(bench, "decoder", shown)
     return found
 
 
 def style(bench: Bench) -> dict[str, Any]:
-    """Variations (decoded from z_i and fresh noise) of drawings in a style that nothing was trained on."""
+    """Variations (decoded from z_i and fresh noise) of drawings in a style that nothing was trained on, brought as a
+    visitor brings a picture."""
     data = corpus_set(bench, "held_out_style", 64)
     place = {row["key"]: i for i, row in enumerate(data.fields)}
     every = bench.reference.style
     order = torch.randperm(len(every.rows), generator=torch.Generator().manual_seed(0)).tolist()[: bench.captions]
     rows = every.pick(order)
     pictures = torch.from_numpy(data.pictures[[place[row["key"]] for row in rows.rows]]).permute(0, 3, 1, 2)
-    drawn = bench.decode(bench.encode(pictures))
-    made, true = hits(bench, bench.evaluator.features(drawn.pixels), rows.codes), hits(bench, rows.features, rows.codes)
+    drawn = bench.decode(bench.read(pictures))
+    as_they_are = bench.decode(bench.encode(pictures))
+    made, far, true = (
+        hits(bench, features, rows.codes)
+        for features in (*(bench.evaluator.features(d.pixels) for d in (drawn, as_they_are)), rows.features)
+    )
     return {
         "made": metrics.mean(made),
         "real": metrics.mean(true),
         "of_real": metrics.ratio(made, true),
         "kept": metrics.mean(made[true == 1]) if true.any() else metrics.mean([]),
+        "kept_unframed": metrics.mean(far[true == 1]) if true.any() else metrics.mean([]),
         "sheet": sheet(bench, "style", [pictures[:12], drawn.pixels[:12]]),
     }
 

@@ -134,7 +134,8 @@ def style(page: Page, found: dict[str, Any]) -> None:
         "Variations (z_i and fresh noise) of drawings in a style that neither the pack nor the evaluator was "
         f"trained on. Right concept: {percent(found['made'])}; the originals: "
         f"{percent(found['real'])}, so {percent(found['of_real'])} of it. Of the originals that the evaluator "
-        f"knew, {percent(found['kept'])} keep their concept."
+        f"knew, {percent(found['kept'])} keep their concept. As for every picture that is brought to the app, a small "
+        f"drawing on a plain ground is read up close; read as they are, {percent(found['kept_unframed'])} keep it."
     )
     page.sheet(found.get("sheet"), "originals above, variations below")
 

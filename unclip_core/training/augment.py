@@ -83,6 +83,19 @@ def redrawn(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(inked, out + (draw(-1, -0.6) - out) * lines, out)
 
 
+def smaller(pixels: Tensor, generator: torch.Generator, least: float = 0.6) -> Tensor:
+    """[B, 3, S, S] in [-1, 1] -> the same shape: drawn smaller, at `least` to 1 times their size, somewhere on a page
+    of the ground's colour (that of most corners). Styles differ in how much of the page a drawing fills."""
+    batch = len(pixels)
+    scale = torch.rand(batch, generator=generator) * (1 - least) + least
+    room = (1 - scale)[:, None] * (torch.rand(batch, 2, generator=generator) - 0.5)  # half-way to the edge at most
+    theta = torch.cat([torch.eye(2).expand(batch, 2, 2), room[:, :, None]], 2) / scale[:, None, None]
+    corners = pixels[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]  # [B, 3, 4]
+    ground = corners.median(2).values[:, :, None, None]
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    return ground + F.grid_sample(pixels - ground, grid, align_corners=False)  # nothing but ground outside
+
+
 def _edges(pixels: Tensor) -> Tensor:
     """[B, 3, S, S] -> [B, 1, S, S] in [0, 1]: where neighbouring pixels differ much in any channel."""
     high = F.max_pool2d(pixels, 3, stride=1, padding=1)

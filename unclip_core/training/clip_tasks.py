@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 from unclip_core.clip import Clip, ClipConfig, korean_words, used_vocabulary
 from unclip_core.configs import config_from_dict
 from unclip_core.errors import UnclipError
-from unclip_core.training.augment import MixStyle, augment, redrawn
+from unclip_core.training.augment import MixStyle, augment, redrawn, smaller
 from unclip_core.training.data import CLIP_WEIGHTS, CaptionTable, ImageText, load_split
 from unclip_core.training.runs import first
 
@@ -159,8 +159,8 @@ class _LockedTask(ClipTask):
 class PictureTowerTask(_LockedTask):
     """The picture tower, text locked: every concept is a class. Its direction lies between those of its captions and of
     its drawings. Composed pictures join with their own captions. Options: teacher (weight of the teacher, 0 for none);
-    keep (weight of staying where each picture was, so that priors and decoder still understand it); redrawn (share of
-    drawings that are shown as another hand might draw them).
+    keep (weight of staying where each picture was, so that priors and decoder still understand it); redrawn and smaller
+    (shares of drawings that are shown as another hand might draw them, and with more of the page left empty).
     """
 
     batch, lr = 192, 7e-4
@@ -170,7 +170,7 @@ class PictureTowerTask(_LockedTask):
         self.lock(picture=False)
         self.share = float(options.option.get("teacher", 2))
         self.keep = float(options.option.get("keep", 0))
-        self.redrawn = float(options.option.get("redrawn", 0))
+        self.redrawn, self.smaller = (float(options.option.get(name, 0)) for name in ("redrawn", "smaller"))
         if self.share:
             if not hasattr(self.network.model.visual, "layer4"):
                 raise UnclipError("--option teacher needs a CLIP with a ResNet picture tower; set it to 0.")
@@ -187,6 +187,8 @@ class PictureTowerTask(_LockedTask):
         other = self.single[rows] & (torch.rand(n, generator=generator) < self.redrawn)
         other[:as_is] = False
         pixels[other] = redrawn(pixels[other], generator)
+        small = self.single[rows] & (torch.rand(n, generator=generator) < self.smaller)
+        pixels[small] = smaller(pixels[small], generator)
         pixels = torch.cat(
             [F.avg_pool2d(pixels[:as_is], 2), augment(pixels[as_is:], self.network.image_size, generator)]
         )
