@@ -107,7 +107,7 @@ class Classifier:
 
     def answer(self, picture: Image.Image) -> tuple[str, float]:
         """The likeliest class of a picture, and how likely."""
-        (shares,) = self.of_embeddings(self.engine.model.encode_image([picture]))
+        (shares,) = self.of_embeddings(self.engine.model.encode_image([picture], close=False))
         best = max(range(len(shares)), key=shares.__getitem__)
         return self.classes[best], shares[best]
 
@@ -119,7 +119,8 @@ class Attack:
         self.clean, self.attacked = square(picture, SIDE), write_word(picture, values)
         self.classifier = Classifier(engine, listed_classes(values["classes"], values["word"]))
         # The same way for both: what CLIP is shown differs by the word alone.
-        self.z_i = engine.model.encode_image([write_word(picture, {**values, "word": ""}), self.attacked])
+        plain = write_word(picture, {**values, "word": ""})
+        self.z_i = engine.model.encode_image([plain, self.attacked], close=False)
         self.before, self.after = self.classifier.of_embeddings(self.z_i)
 
     def bars(self, word: str) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def knows(album: Album) -> Figure:
     values = {"word": fields["word"]["en"], "x": 0.5, "y": 0.62, "word_size": 0.22, "colour": "ink", "label": True}
     values["classes"] = "apple, cat, dog, pizza, rocket"
     fooled = attack.Attack(album.engine, album.engine.open(examples()[fields["example"]]), values)
-    z_i = model.encode_image([fooled.clean, fooled.attacked]).cpu()
+    z_i = fooled.z_i.cpu()
     drawn = [model.decode(z_i[1:], size=album.size, seed=seed)[0] for seed in range(3)]
     seen = [fooled.clean.resize((256, 256)), fooled.attacked.resize((256, 256))]
     classes = [

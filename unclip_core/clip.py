@@ -195,11 +195,12 @@ class Clip(nn.Module):
         return self._finish(self.model.visual(pixels.to(next(self.model.visual.parameters()).dtype)))
 
     @torch.no_grad()
-    def encode_image(self, pictures: list[Image.Image]) -> Tensor:
+    def encode_image(self, pictures: list[Image.Image], close: bool = True) -> Tensor:
         """Pictures of any size -> z_i [B, D] float32. Their middle square is read; where it holds a small drawing on a
-        plain ground, up close."""
+        plain ground, up close (unless close is False, or the pack's config says otherwise)."""
         size = self.image_size
-        squares = [_square(framed(picture) if self.config.framed else picture, size) for picture in pictures]
+        near = close and self.config.framed
+        squares = [_square(framed(picture) if near else picture, size) for picture in pictures]
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).to(self.device)
         return self.encode_pixels(pixels.float() / 127.5 - 1).float()
 

@@ -143,7 +143,7 @@ class KarloClip(Clip):
         pooled = tokens[torch.arange(len(ids), device=ids.device), end] @ model.text_projection  # [B, D]
         return TextFeatures(pooled, tokens, mask)
 
-    def encode_image(self, pictures: list[Image.Image]) -> Tensor:
+    def encode_image(self, pictures: list[Image.Image], close: bool = True) -> Tensor:
         """Pictures of any size (their middle square is read) -> z_i [B, D] float32, not normalised."""
         if self.model.visual is None:
             raise RequestError(
@@ -152,7 +152,7 @@ class KarloClip(Clip):
                 "stage",
                 stage="image_encoder",
             )
-        return super().encode_image(pictures)
+        return super().encode_image(pictures, close)
 
 
 def load_clip(

@@ -114,15 +114,18 @@ class UnCLIP:
             raise RequestError("There is no caption to encode.", "prompt_empty")
         return self.stages["clip"].encode_text(captions)
 
-    def encode_image(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """B pictures of any size, whose middle square is read -> z_i [B, D] float32."""
+    def encode_image(self, pictures: Sequence[Image.Image], close: bool = True) -> Tensor:
+        """B pictures of any size, whose middle square is read -> z_i [B, D] float32.
+
+        close: a small drawing on a plain ground is read up close, as large as the pack's own art draws it.
+        """
         if isinstance(pictures, Image.Image):
             pictures = [pictures]
         if not pictures:
             raise RequestError("There is no picture to encode.", "picture_none")
         for picture in pictures:
             check_size(*picture.size)
-        return self.stages["clip"].encode_image([opaque(picture) for picture in pictures])
+        return self.stages["clip"].encode_image([opaque(picture) for picture in pictures], close)
 
     # ---- caption -> z_i ----
 

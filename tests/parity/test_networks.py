@@ -76,7 +76,9 @@ def test_pictures_are_prepared_as_by_the_peer(pair):
     encoder = peers.modules(shape)["image_encoder"]
     size = encoder.config.image_size
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(noise), Image.new("RGB", (90, 61), (200, 30, 90))]
+    small = Image.new("RGB", (90, 61), "white")
+    small.paste((200, 30, 90), (30, 20, 60, 40))  # which a pack of our own reads up close
+    pictures = [Image.fromarray(noise), Image.new("RGB", (90, 61), (200, 30, 90)), small]
     pixels = peers.feature_extractor(encoder)(images=pictures, return_tensors="pt").pixel_values
     torch.testing.assert_close(model.encode_image(pictures), encoder(pixels).image_embeds, atol=1e-3, rtol=0)
 

@@ -115,13 +115,13 @@ def _sampled(bench: Bench, captions: list[str], kind: str) -> Tensor:
 def decoder(bench: Bench) -> dict[str, Any]:
     """The decoder from true embeddings of held-out pictures, without and with the caption; z_i -> picture -> z_i."""
     pictures, captions, rows = held_out(bench)
-    z_i = bench.read(pictures)
+    z_i = bench.encode(pictures)
     found: dict[str, Any] = {"real": score_real(bench, rows)}
     shown = [pictures[:12]]
     for name, texts in (("z_i", None), ("z_i_and_caption", captions)):
         drawn = bench.decode(z_i, texts)
         found[name] = score(bench, drawn, rows, captions)
-        found[name]["z_i_cosine"] = metrics.mean(metrics.cosine(bench.read(drawn.pixels), z_i))
+        found[name]["z_i_cosine"] = metrics.mean(metrics.cosine(bench.encode(drawn.pixels), z_i))
         shown.append(drawn.pixels[:12])
     found["sheet"] = sheet(bench, "decoder", shown)
     return found
