@@ -10,6 +10,11 @@ from unclip_core import cpu, layers
 from unclip_core.cpu import Conv2d, GroupNorm, Linear, pack_weights
 from unclip_core.layers import TransformerBlock, attend, timestep_embedding
 
+NEEDS_BFLOAT16 = pytest.mark.skipif(
+    not cpu.packable(torch.bfloat16), reason="this processor has no bfloat16 instructions"
+)
+PACKED = [torch.float32, pytest.param(torch.bfloat16, marks=NEEDS_BFLOAT16)]
+
 
 def channels_last(*shape, dtype=torch.float64):
     return torch.randn(*shape, dtype=dtype).to(memory_format=torch.channels_last)
@@ -115,7 +120,7 @@ def test_attention_head_by_head_matches(monkeypatch, masked):
     torch.testing.assert_close(together.double(), exact, atol=0.03, rtol=0.03)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", PACKED)
 @pytest.mark.parametrize("size", [1, 3])
 def test_packed_convolution_is_the_same_convolution(dtype, size):
     conv = pack_weights(Conv2d(16, 32, size, padding=size // 2).to(dtype).requires_grad_(False))
@@ -147,7 +152,7 @@ def test_a_packed_convolution_can_be_copied_moved_loaded_and_trained():
     assert conv.weight.grad.shape == (4, 4, 3, 3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", PACKED)
 def test_packed_linear_is_the_same_layer(dtype):
     linear = pack_weights(Linear(16, 24).to(dtype).requires_grad_(False))
     weight, bias = linear.weight.clone(), linear.bias.clone()

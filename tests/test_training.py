@@ -20,7 +20,7 @@ from unclip_core.training.augment import redrawn, smaller
 from unclip_core.training.data import load_split
 from unclip_core.training.runs import averaged, load_clip, make_pack
 from unclip_core.training.stages import DecoderTask, whitened
-from unclip_core.training.train import parse, rate, train
+from unclip_core.training.train import parse, rate, train, training_device
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -302,3 +302,11 @@ def test_every_stage_trains_on_a_gpu(stage, data, tiny_pack, tmp_path):
 def test_a_device_that_is_not_there_is_named(data, tiny_pack, tmp_path):
     with pytest.raises(UnclipError, match="nowhere"):
         train(parse(options(data, tmp_path, tiny_pack, steps=1, device="nowhere")))
+
+
+def test_torchruns_processes_take_a_gpu_each(monkeypatch):
+    monkeypatch.setattr("unclip_core.training.train.pick_device", torch.device)  # without asking for the hardware
+    assert training_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert training_device("cuda") == torch.device("cuda", 1)
+    assert training_device("cuda:3") == torch.device("cuda", 3) and training_device("cpu") == torch.device("cpu")

@@ -122,7 +122,8 @@ def test_a_visitor_who_leaves_ends_the_run_and_the_next_one_begins(visitor, long
 def test_stop_ends_the_run_and_the_next_one_begins(visitor, long, event):
     joined = visitor.join(event)
     with visitor.stream() as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: letting go of it would close the connection
+        next(lines)
         assert long.begun.wait(WAIT)
         assert visitor.http.post("gradio_api/cancel", json=joined).json()["success"]
     assert long.stopped.wait(WAIT)

@@ -188,7 +188,8 @@ class PictureTowerTask(_LockedTask):
         other[:as_is] = False
         pixels[other] = redrawn(pixels[other], generator)
         small = self.single[rows] & (torch.rand(n, generator=generator) < self.smaller)
-        pixels[small] = smaller(pixels[small], generator)
+        if small.any():
+            pixels[small] = smaller(pixels[small], generator)
         pixels = torch.cat(
             [F.avg_pool2d(pixels[:as_is], 2), augment(pixels[as_is:], self.network.image_size, generator)]
         )

@@ -82,9 +82,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def train(options: argparse.Namespace) -> float:
     """Trains one stage and returns the last step's loss. Raises UnclipError for data or runs that cannot be used."""
-    device = pick_device(options.device)
+    device = training_device(options.device)
     with nullcontext() if device.type == "cpu" else device:  # what is made without a device named is made there
         return _train(options, device)
+
+
+def training_device(name: str) -> torch.device:
+    """The device of that name; of several GPUs, torchrun's processes take one each."""
+    device = pick_device(name)
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
 
 
 def _train(options: argparse.Namespace, device: torch.device) -> float:
