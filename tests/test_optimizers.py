@@ -73,7 +73,7 @@ def test_muon_takes_the_same_steps_where_bfloat16_is_only_emulated(monkeypatch, 
         generator = torch.Generator().manual_seed(0)
         weight = nn.Parameter(torch.randn(shape, generator=generator))
         begun = weight.detach().clone()
-        muon = optimizers.Muon([weight], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        muon = optimizers.Muon([weight], lr=0.01, weight_decay=0.1)
         for _ in range(3):
             weight.grad = torch.randn(shape, generator=generator)
             muon.step()

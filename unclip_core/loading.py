@@ -143,8 +143,10 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and _cpu_multiplies_bfloat16() else torch.float32
 
 
-def mixed_precision(device: torch.device, enabled: bool = True) -> torch.autocast:
-    """Autocast to bfloat16 for training, where the hardware multiplies it; elsewhere all stays as it is."""
+def mixed_precision(enabled: bool = True) -> torch.autocast:
+    """Autocast to bfloat16 on PyTorch's default device, which is the one trained on, where the hardware multiplies it;
+    elsewhere all stays as it is."""
+    device = torch.get_default_device()
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled and pick_dtype("auto", device) == torch.bfloat16)
 
 

@@ -117,11 +117,14 @@ def opaque(picture: Image.Image) -> Image.Image:
 def square(picture: Image.Image, side: int) -> Image.Image:
     """Its middle square at side x side pixels, RGB, transparency on white. Raises RequestError for its size."""
     check_size(*picture.size)
-    picture = opaque(picture)
+    picture = _middle(opaque(picture))
+    return picture if picture.width == side else picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _middle(picture: Image.Image) -> Image.Image:
     edge = min(picture.size)
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    picture = picture.crop((left, top, left + edge, top + edge))
-    return picture if edge == side else picture.resize((side, side), Image.Resampling.LANCZOS)
+    return picture.crop((left, top, left + edge, top + edge))
 
 
 def framed(picture: Image.Image, fills: float = 0.96, below: float = 0.92, least: float = 0.125) -> Image.Image:
@@ -131,19 +134,18 @@ def framed(picture: Image.Image, fills: float = 0.96, below: float = 0.92, least
     given back as it is. Styles of art differ in how much of the page they leave empty, and a network that has learned
     some of them takes the others' margins for something that is drawn small.
     """
-    edge = min(picture.size)
-    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    values = np.asarray(picture.convert("RGB").crop((left, top, left + edge, top + edge)), dtype=np.int16)
+    middle = _middle(picture.convert("RGB"))
+    values = np.asarray(middle, dtype=np.int16)
     ground = np.median(values[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)  # of most corners
     drawn = np.abs(values - ground).max(2) > 20
     rows, columns = drawn.any(1).nonzero()[0], drawn.any(0).nonzero()[0]
     side = max(np.ptp(found) + 1 if len(found) else 0 for found in (rows, columns))
-    if not least * edge <= side < below * edge:
+    if not least * middle.width <= side < below * middle.width:
         return picture
     wanted = round(side / fills)
     x, y = ((found[0] + found[-1] + 1 - wanted) // 2 for found in (columns, rows))
     page = Image.new("RGB", (wanted, wanted), tuple(int(value) for value in ground))
-    page.paste(Image.fromarray(values.astype(np.uint8)), (-int(x), -int(y)))
+    page.paste(middle, (-int(x), -int(y)))
     return page
 
 

@@ -191,8 +191,7 @@ class Bench:
     def read(self, pictures: Tensor) -> Tensor:
         """Pictures [N, 3, H, W] uint8 as the app reads what is brought to it (`encode_image`) -> z_i [N, D]."""
         opened = [Image.fromarray(picture) for picture in pictures.permute(0, 2, 3, 1).contiguous().numpy()]
-        z_i = [self.model.encode_image(opened[i : i + 256]).cpu() for i in range(0, len(opened), 256)]
-        return torch.cat(z_i).clone()
+        return torch.cat([self.model.encode_image(opened[i : i + 256]).cpu() for i in range(0, len(opened), 256)])
 
     def texts(self, captions: list[str]) -> Tensor:
         """z_t [N, D] on the CPU."""

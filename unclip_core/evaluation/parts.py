@@ -136,18 +136,15 @@ def style(bench: Bench) -> dict[str, Any]:
     order = torch.randperm(len(every.rows), generator=torch.Generator().manual_seed(0)).tolist()[: bench.captions]
     rows = every.pick(order)
     pictures = torch.from_numpy(data.pictures[[place[row["key"]] for row in rows.rows]]).permute(0, 3, 1, 2)
-    drawn = bench.decode(bench.read(pictures))
-    as_they_are = bench.decode(bench.encode(pictures))
-    made, far, true = (
-        hits(bench, features, rows.codes)
-        for features in (*(bench.evaluator.features(d.pixels) for d in (drawn, as_they_are)), rows.features)
-    )
+    drawn, unframed = bench.decode(bench.read(pictures)), bench.decode(bench.encode(pictures))
+    made, far = (hits(bench, bench.evaluator.features(d.pixels), rows.codes) for d in (drawn, unframed))
+    true = hits(bench, rows.features, rows.codes)
     return {
         "made": metrics.mean(made),
         "real": metrics.mean(true),
         "of_real": metrics.ratio(made, true),
-        "kept": metrics.mean(made[true == 1]) if true.any() else metrics.mean([]),
-        "kept_unframed": metrics.mean(far[true == 1]) if true.any() else metrics.mean([]),
+        "kept": metrics.mean(made[true == 1]),
+        "kept_unframed": metrics.mean(far[true == 1]),
         "sheet": sheet(bench, "style", [pictures[:12], drawn.pixels[:12]]),
     }
 

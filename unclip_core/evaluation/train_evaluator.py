@@ -107,7 +107,7 @@ def train(options: argparse.Namespace) -> None:
         generator = torch.Generator().manual_seed(step)
         rows = torch.multinomial(weights, options.batch, generator=generator)
         pixels = augment(data.pixels(rows), network.config.side, generator)
-        with mixed_precision(pixels.device):
+        with mixed_precision():
             value = loss(
                 network, pixels.contiguous(memory_format=torch.channels_last), concept_of[rows], style_of[rows]
             )

@@ -6,8 +6,6 @@ costs the same at any batch, so several processes share the matrices out and han
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,14 +17,17 @@ EDGES = ("conv_in", "conv_out", "embedding", "stem", "_head")  # first and last 
 
 
 class Muon(torch.optim.Muon):
-    """PyTorch's Muon multiplies in bfloat16; where the hardware only emulates that, the same steps in float32."""
+    """PyTorch's Muon with steps of AdamW's size. It multiplies in bfloat16; where the hardware only emulates that, the
+    same steps in float32."""
+
+    def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters or pick_dtype("auto", parameters[0].device) == torch.bfloat16:
-            return super().step(closure)
-        loss = None if closure is None else torch.enable_grad()(closure)()
+    def step(self) -> None:
+        if pick_dtype("auto", self.param_groups[0]["params"][0].device) == torch.bfloat16:
+            super().step()
+            return
         for group in self.param_groups:
             moved: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
             self._init_group(group, *moved)
@@ -34,8 +35,7 @@ class Muon(torch.optim.Muon):
                 momentum.lerp_(gradient, 1 - group["momentum"])
                 step = orthogonal(gradient.lerp(momentum, group["momentum"]), group["ns_coefficients"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(step, alpha=group["lr"] * 0.2 * max(parameter.shape) ** 0.5)  # AdamW's size
-        return loss
+                parameter.sub_(step, alpha=group["lr"] * 0.2 * max(parameter.shape) ** 0.5)  # match_rms_adamw
 
 
 def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int = 5) -> Tensor:
@@ -108,7 +108,7 @@ def make_optimizer(
     views = [(p, nn.Parameter(_matrix(p.data))) for p in hidden]
     if views:
         matrices = [view for _, view in views]
-        optimizers.append(Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(matrices, lr, weight_decay))
     return Optimizers(optimizers, views)
 
 

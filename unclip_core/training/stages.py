@@ -50,7 +50,7 @@ class Encoded:
 
     def pictures(self, pixels: Tensor) -> Tensor:
         """z_i [B, D] of pixels [B, 3, 64, 64] that are not among the data."""
-        with torch.no_grad(), mixed_precision(torch.get_default_device()):
+        with torch.no_grad(), mixed_precision():
             return self.clip.encode_pixels(pixels).float()
 
     def text(self, chosen: Tensor) -> TextFeatures:
@@ -72,7 +72,7 @@ def label(data: ImageText, row: int) -> str:
 @torch.no_grad()
 def encode_pictures(clip: Clip, data: ImageText) -> Tensor:
     """z_i [N, D] of every picture."""
-    with mixed_precision(torch.get_default_device()):
+    with mixed_precision():
         return torch.cat([clip.encode_pixels(data.pixels(r)).float() for r in torch.arange(len(data)).split(500)])
 
 
@@ -299,7 +299,7 @@ class DecoderTask:
         text = self.encoded.clip.encode_text([label(self.held_out, i) for i in core])
         seen = torch.nonzero(self.weights == self.weights.max()).flatten()
         seen = seen[:: len(seen) // 16 or 1][:16]
-        with mixed_precision(torch.get_default_device()):
+        with mixed_precision():
             losses = [network.loss(pixels, z_i, text, generator=torch.Generator().manual_seed(s)) for s in range(4)]
             made = decode(network, z_i, text, 2.0)
             known = decode(network, self.encoded.z_i[seen], None, 2.0)
@@ -377,7 +377,7 @@ class UpsamplerTask:
             true = self.held_out.pixels(torch.tensor([i]))
             low = F.avg_pool2d(true, self.high // self.low)
             x_T = PictureNoise(0, [i])((3, self.high, self.high)).to(true.device)
-            with mixed_precision(torch.get_default_device()):
+            with mixed_precision():
                 for step in network.sample_steps(low, x_T, steps=4):
                     pass
             made, plain = step.x.float().clamp(-1, 1), lanczos(low, self.high)

@@ -56,7 +56,7 @@ def features(data: ImageText, rows: Tensor) -> Tensor:
     network = network.to(rows.device, memory_format=torch.channels_last)
     pooled = []
     for part in rows.split(64):
-        with mixed_precision(rows.device):
+        with mixed_precision():
             maps = network.extract_features(data.pixels(part) * (127.5 / 128))  # it was trained on (x - 127) / 128
         pooled.append(maps.float().mean((2, 3)).cpu())
     return torch.cat(pooled)

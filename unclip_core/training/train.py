@@ -132,7 +132,7 @@ def _train(options: argparse.Namespace, device: torch.device) -> float:
         loss = torch.zeros(())
         for micro in range(rank, options.micro, world):
             generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 4096 + micro)
-            with mixed_precision(device, task.autocast):
+            with mixed_precision(task.autocast):
                 part = task.loss(task.draw(batch // options.micro, generator), generator) / options.micro
             part.backward()
             loss += part.detach()
