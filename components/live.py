@@ -137,7 +137,7 @@ class Live:
             slider.input(
                 guarded(self._drag),
                 [self.kept, self.settled, *inputs],
-                self.view,
+                [self.view, self.settled],
                 trigger_mode="always_last",
                 queue=False,  # fewer messages: the page copies all that it shows at each of them
                 **RUN,
@@ -197,15 +197,16 @@ class Live:
     def _drag(self, request: gr.Request, kept: tuple[Subject, ...], settled: Any, *inputs: Any) -> Any:
         paths, values = self._split(inputs)
         if settled == inputs or not paths or [one.key[0] for one in kept] != paths:
-            return gr.skip()
+            return gr.skip(), gr.skip()
         grid = self.board(len(paths))
+        grid.more = {"coarse": True}  # the page drops it where the slider was let go before it came
         for row, subject in enumerate(kept):
             self.show(grid, row, Taken(subject.picture, "decoder", 1.0, subject.reconstruction, subject))
         for row, column, job in self._jobs(kept, values):
             steps = max(4, (job.options.get("steps") or self.engine.default("invert", "steps")) // COARSE)
             picture = self.engine.model.decode(job.latent, **{**job.options, "steps": steps, "size": 64})[0]
             grid.put(row, column, picture, job.name, note=job.note, share=0.5)
-        return grid.value("done")
+        return grid.value("done"), None  # the settled picture is no longer the one in view
 
     def _split(self, inputs: Sequence[Any]) -> tuple[list[str], dict[str, Any]]:
         """Event inputs -> the paths of the pictures there are, and the fields' values."""

@@ -17,6 +17,11 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(arrays(a), arrays(b), strict=True))
 
 
+def alike(a, b):
+    """The same but for rounding, which differs between batches and, on some CPUs, between the rows of one."""
+    return all(np.abs(x.astype(int) - y).max() <= 1 for x, y in zip(arrays(a), arrays(b), strict=True))
+
+
 @pytest.fixture(scope="module")
 def picture():
     ramp = np.linspace(0, 255, 80, dtype=np.uint8)
@@ -110,16 +115,16 @@ def test_eta_varies_an_inverted_picture_by_picture(tiny_model, picture):
     latent = tiny_model.invert(picture).repeat(2)
     still = tiny_model.decode(latent, eta=0.0)
     moved = tiny_model.decode(latent, eta=1.0, seed=1)
-    assert same(still[:1], still[1:])
-    assert not same(moved[:1], moved[1:])
+    assert alike(still[:1], still[1:])
+    assert not alike(moved[:1], moved[1:])
 
 
 def test_a_seed_for_each_picture_makes_each_as_if_alone(tiny_model, picture):
     latent = tiny_model.invert(picture).repeat(3)
     many = tiny_model.decode(latent, size=256, eta=1.0, seed=[4, 5, 4])
-    assert same(many[:1], many[2:]) and not same(many[:1], many[1:2])
+    assert alike(many[:1], many[2:]) and not alike(many[:1], many[1:2])
     alone = tiny_model.decode(latent[0], size=256, eta=1.0, seed=5)
-    assert np.abs(arrays(many)[1].astype(int) - arrays(alone)[0]).max() <= 1  # batches round differently
+    assert alike(many[1:2], alone)
     with pytest.raises(RequestError, match="2 seeds for 3 pictures"):
         tiny_model.decode(latent, seed=[1, 2])
 
@@ -134,7 +139,7 @@ def test_truncating_to_all_components_changes_nothing(tiny_model):
     latent = Latent(tiny_model.sample_prior("a fish"), tiny_model.noise(0))
     many = truncate_components(latent, tiny_model.pca, [1, 8, 32])
     pictures = tiny_model.decode(many)
-    assert same(pictures[2:], tiny_model.decode(latent))
+    assert alike(pictures[2:], tiny_model.decode(latent))
     assert not same(pictures[:1], pictures[2:])
 
 

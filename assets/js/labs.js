@@ -18,6 +18,10 @@ document.addEventListener("keyup", (event) => {
   if (event.target.matches?.(".gradio-container input[type=range]") && keys.includes(event.key))
     event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
 });
+// Whether a slider is being moved. Coarse pictures follow it; one that comes after it was let go comes too late.
+unclip.moving = false;
+document.addEventListener("input", (event) => { unclip.moving ||= Boolean(event.target.matches?.(".gradio-container :is(input[type=range], input[type=number])")); });
+["pointerup", "pointercancel", "focusout"].forEach((name) => document.addEventListener(name, () => { unclip.moving = false; }, true));
 
 // A cell of a board: picture, embedding, or a place that waits. `at` ("row,column") finds it again.
 unclip.cell = (cell, at, alt = "") => {
@@ -52,7 +56,10 @@ unclip.board = (element, props, watch) => {
     `<div class="part part-${c}"><b>${escape(say(value.columns[c]))}</b>${tile(value, r, c)}</div>`).join("")}</div>`).join("");
   const tail = (value) => `${value.rows.length && value.note ? `<p class="remark">${escape(say(value.note))}</p>` : ""}${value.badge ? unclip.badge(value.badge) : ""}`;
   let frame = "", cells = []; // as they are drawn: a picture that arrives leaves the others alone
+  let whole = props.value; // the last value that was not coarse
   const draw = () => {
+    if (props.value?.coarse && !unclip.moving) { props.value = whole; return; }
+    if (!props.value?.coarse) whole = props.value;
     const value = { columns: [], rows: [], ...props.value }, { rows, columns, feet } = value;
     const focus = element.contains(document.activeElement) ? document.activeElement.dataset.at : null;
     const now = rows.map((row) => row.cells.map((cell) => JSON.stringify(cell)));

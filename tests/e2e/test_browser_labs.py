@@ -84,6 +84,28 @@ def test_a_dragged_slider_answers_at_once_and_settles_on_the_shelf(visit):
     page.wait_for_function("(n) => document.querySelectorAll('.thumb').length > n", arg=made + 1)
 
 
+def test_a_coarse_picture_that_comes_too_late_is_dropped(visit):
+    page = lab(visit, "variations", "example=red-apple")
+    page.wait_for_selector(LIVE)
+    page.wait_for_selector(".thumb")
+    made = page.locator(".thumb").count()
+    slider = page.locator("#tab-variations input[type=range]").first
+    late = []
+    page.route("**/gradio_api/run/**", lambda route: late.append((route, route.fetch())))  # answered, not handed on
+    slider.evaluate("(s) => { s.value = s.max; s.dispatchEvent(new Event('input', { bubbles: true })); }")
+    page.wait_for_timeout(500)
+    assert page.locator(".parts .part-4 img[src^=data]").count() == 0
+    slider.dispatch_event("pointerup")
+    page.wait_for_function("(n) => document.querySelectorAll('.thumb').length > n", arg=made)
+    settled = page.get_attribute(".parts .part-4 img", "src")
+    assert late
+    for route, response in late:
+        with page.expect_response(route.request.url):
+            route.fulfill(response=response)
+    page.wait_for_timeout(500)
+    assert page.get_attribute(".parts .part-4 img", "src") == settled and not settled.startswith("data:")
+
+
 def test_text_diff_begins_at_the_picture_and_reads_both_captions(visit):
     query = "example=red-apple&caption_from=a+red+apple&caption_to=a+blue+fish&theta=0.4&count=3"
     page = lab(visit, "text_diff", query)
