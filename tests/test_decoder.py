@@ -8,6 +8,7 @@ from tiny import tiny_stages
 
 from unclip_core.clip import TextFeatures
 from unclip_core.decoder import FLOOR, Decoder, DecoderConfig
+from unclip_core.errors import PackError
 from unclip_core.unet import UNetConfig
 
 
@@ -67,6 +68,25 @@ def test_guidance_in_one_batch_is_guidance_in_two(decoder, inputs):
     wanted = unconditional + 3.0 * (conditional - unconditional)
     torch.testing.assert_close(decoder.denoiser(z_i, text, 3.0, clip=None)(x, t), wanted, atol=1e-4, rtol=1e-4)
     assert decoder.denoiser(z_i, text, 3.0)(x, t).abs().max() <= 1
+
+
+def test_guidance_acts_between_two_noise_levels(decoder, inputs):
+    x, _, z_i, text = inputs
+    held = Decoder(replace(decoder.config, guided=(0.3, 0.8)))
+    held.load_state_dict(decoder.state_dict())
+    guided, plain, between = (
+        model.denoiser(z_i, text, scale, clip=None) for model, scale in ((decoder, 3.0), (decoder, 1.0), (held, 3.0))
+    )
+    for level, wanted in ((950, plain), (800, guided), (300, guided), (299, plain)):
+        t = torch.full((2,), level)
+        torch.testing.assert_close(between(x, t), wanted(x, t))
+    assert not torch.allclose(guided(x, torch.full((2,), 950)), plain(x, torch.full((2,), 950)))
+
+
+@pytest.mark.parametrize("guided", [(0.8, 0.3), (0.5,), (-0.1, 1.0), (0.2, 1.2)])
+def test_levels_that_are_none_are_refused(decoder, guided):
+    with pytest.raises(PackError, match="two shares of the noise levels"):
+        replace(decoder.config, guided=guided)
 
 
 def test_fit_standardises(decoder):

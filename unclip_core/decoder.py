@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unclip_core.clip import TextFeatures
-from unclip_core.denoiser import Denoise, guided_batch, make_denoiser
+from unclip_core.denoiser import Denoise, guided_batch, guided_between, make_denoiser
+from unclip_core.errors import PackError
 from unclip_core.latents import PCA
 from unclip_core.objective import diffusion_loss
 from unclip_core.sampling import Noise, SampleStep, invert, run_sampler
@@ -29,7 +30,9 @@ FLOOR = 3e-4  # share of the variance at which whitening has half of its effect
 @dataclass(frozen=True)
 class DecoderConfig:
     """embed_dim D and text_width W are CLIP's; unet.context_width X must be set. whiten: z_i comes in as its principal
-    components, each of about unit spread, instead of D standardised entries (see `fit`)."""
+    components, each of about unit spread, instead of D standardised entries (see `fit`). guided: from which noise level
+    to which, in shares of the schedule's T, guidance acts (Kynkäänniemi et al. 2404.07724): what a picture shows is
+    decided there; elsewhere guidance costs a pass and variety."""
 
     unet: UNetConfig
     embed_dim: int
@@ -39,6 +42,11 @@ class DecoderConfig:
     schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule("cosine"))
     predicts: str = "v"
     image_size: int = 64
+    guided: tuple[float, ...] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if len(self.guided) != 2 or not 0 <= self.guided[0] < self.guided[1] <= 1:
+            raise PackError(f"guided is two shares of the noise levels, the lower first, not {list(self.guided)}.")
 
 
 def _summed(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -148,27 +156,33 @@ class Decoder(nn.Module):
     def denoiser(
         self, z_i: Tensor | None, text: TextFeatures | None, guidance: float = 1.0, clip: float | None = 1.0
     ) -> Denoise:
-        """Classifier-free guidance against (null z_i, null caption); at guidance 1 that half is never run.
+        """Classifier-free guidance against (null z_i, null caption), at the noise levels `config.guided` between; at
+        guidance 1 that half is never run.
 
         Both halves go through the network in one batch, and what depends on z_i and the caption is made once.
         clip bounds x0; inversion wants None.
         """
-        time_extra, context, mask = self.condition(z_i, text)
+        conditions = self.condition(z_i, text)
+        network = plain = self._conditioned(*conditions)
         if guidance != 1.0:
+            time_extra, context, mask = conditions
             null_time, null_context, null_mask = self.condition(None, None, len(context))
             short = (0, context.shape[1] - null_context.shape[1])
-            time_extra = torch.cat([time_extra, null_time])
-            context = torch.cat([context, F.pad(null_context, (0, 0, *short))])
-            mask = torch.cat([mask, F.pad(null_mask, short)])
+            both = self._conditioned(
+                torch.cat([time_extra, null_time]),
+                torch.cat([context, F.pad(null_context, (0, 0, *short))]),
+                torch.cat([mask, F.pad(null_mask, short)]),
+            )
+            network = guided_between(
+                guided_batch(both, guidance), plain, self.config.schedule.steps, *self.config.guided
+            )
+        return make_denoiser(network, self.config.schedule, self.config.predicts, clip)
+
+    def _conditioned(self, time_extra: Tensor, context: Tensor, mask: Tensor) -> Denoise:
+        """The UNet with its condition prepared: (x, t) -> raw output."""
         dtype = self.unet.conv_in.weight.dtype  # conditioning is float32; the UNet may not be
         time_extra, prepared = time_extra.to(dtype), self.unet.prepare_context(context.to(dtype), mask)
-
-        def network(x: Tensor, t: Tensor) -> Tensor:
-            return self.unet(x, t, time_extra, prepared)
-
-        if guidance != 1.0:
-            network = guided_batch(network, guidance)
-        return make_denoiser(network, self.config.schedule, self.config.predicts, clip)
+        return lambda x, t: self.unet(x, t, time_extra, prepared)
 
     def sample_steps(
         self,

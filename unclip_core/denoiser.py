@@ -73,3 +73,13 @@ def guided_batch(both: Denoise, scale: float) -> Denoise:
         return without + scale * (with_condition - without)
 
     return denoise
+
+
+def guided_between(inside: Denoise, outside: Denoise, steps: int, low: float, high: float) -> Denoise:
+    """`inside` at the noise levels low * steps to high * steps, `outside` at others (Kynkäänniemi et al. 2404.07724).
+
+    A batch is at one level, as samplers have it: t [B] holds one number.
+    """
+    if (low, high) == (0.0, 1.0):
+        return inside
+    return lambda x, t: (inside if low <= t[0].item() / steps <= high else outside)(x, t)

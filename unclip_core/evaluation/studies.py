@@ -16,7 +16,7 @@ from unclip_core.evaluation.scoring import by_group, hits, score, score_real, sh
 PRIORS = {"caption": (), "text": (), "ar": ("prior_ar",), "diffusion": ("prior",)}  # what each needs of the pack
 PRIOR_GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)
 DECODER_GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
-STEPS = {"ddim": (2, 4, 8, 16, 32, 64), "dpm++": (2, 4, 8, 16, 32), "ddpm": (8, 16, 32, 64)}
+STEPS = {"ddim": (2, 4, 8, 16, 32), "dpm++": (2, 4, 8, 16, 32), "ddpm": (8, 16, 32, 64)}
 EQUAL_STEPS = (1, 2, 4, 8, 16, 32, 64)
 SAMPLES = 4  # pictures of one caption, where diversity is measured
 

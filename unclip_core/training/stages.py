@@ -206,11 +206,12 @@ def hands_apart(encoded: Encoded) -> Tensor:
 
 class DecoderTask:
     """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
-    objective.WEIGHTINGS); shift (see NoiseSchedule); perceptual and embedding (shares of the distances in CLIP's
-    feature maps and of its z_i, x0-prediction only); whiten (1: z_i's small components are brought to sight); rest,
-    common, composed and tones (weight of drawings outside the core world, of everyday things, of composed pictures, of
-    skin tones); flip (how often a plain drawing is mirrored); noise (how much of the difference between two hands is
-    added to z_i at most); redrawn (how often z_i is that of the drawing as another hand might have drawn it)."""
+    objective.WEIGHTINGS); shift (see NoiseSchedule); guided (see DecoderConfig); perceptual and embedding (shares
+    of the distances in CLIP's feature maps and of its z_i, x0-prediction only); whiten (1: z_i's small components
+    are brought to sight); rest, common, composed and tones (weight of drawings outside the core world, of everyday
+    things, of composed pictures, of skin tones); flip (how often a plain drawing is mirrored); noise (how much of
+    the difference between two hands is added to z_i at most); redrawn (how often z_i is that of the drawing as
+    another hand might have drawn it)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -243,6 +244,7 @@ class DecoderTask:
         predicts = options.option.get("predicts", "x0")
         begun = first(options.init, "decoder")[0] if options.init else {}
         shift = options.option.get("shift", begun.get("schedule", {}).get("shift", 1.0))
+        guided = options.option["guided"].split(",") if "guided" in options.option else begun.get("guided", (0, 1))
         config = DecoderConfig(
             unet,
             clip.embed_dim,
@@ -250,6 +252,7 @@ class DecoderTask:
             whiten=begun.get("whiten", False),
             schedule=NoiseSchedule("cosine", shift=float(shift)),
             predicts=predicts,
+            guided=tuple(float(share) for share in guided),
         )
         self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])
