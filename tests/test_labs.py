@@ -490,9 +490,11 @@ def test_an_edit_settles_once_and_is_put_on_the_shelf(lab, path):
     assert len(items) == 1 and items[0]["recipe"]["sources"][0]["picture"]
     again = list(lab._settle(None, items, kept, settled, path, 0.5, 1, 64))
     assert len(again) == 1 and all(map(is_skip, again[0]))
-    dragged = lab._drag(None, kept, settled, path, 0.9, 1, 64)
-    assert "src" in dragged["rows"][0]["cells"][4] and is_skip(lab._drag(None, kept, settled, path, 0.5, 1, 64))
-    assert is_skip(lab._drag(None, (), None, path, 0.9, 1, 64))
+    dragged, settled_then = lab._drag(None, kept, settled, path, 0.9, 1, 64)
+    assert "src" in dragged["rows"][0]["cells"][4] and dragged["coarse"]
+    assert settled_then is None  # so that letting go where it began settles again
+    assert all(map(is_skip, lab._drag(None, kept, settled, path, 0.5, 1, 64)))
+    assert all(map(is_skip, lab._drag(None, (), None, path, 0.9, 1, 64)))
 
 
 def is_skip(value):
