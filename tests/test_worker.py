@@ -1,5 +1,7 @@
 """The model's one thread, and runs that nobody waits for any more: through Gradio's own server, without a browser."""
 
+import asyncio
+import gc
 import itertools
 import json
 import threading
@@ -129,6 +131,28 @@ def test_stop_ends_the_run_and_the_next_one_begins(visitor, long, event):
     assert long.stopped.wait(WAIT)
     assert event != "stream" or long.closed.wait(WAIT), "what the run holds is let go"
     assert Visitor(str(visitor.http.base_url), visitor.events).result("whereabouts")
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+def test_stop_between_two_steps_ends_the_run(visitor, long, answers, monkeypatch):
+    """Stop comes while Gradio sends an answer, not while a step computes; nothing is left to the garbage collector."""
+    sending, counted, send = threading.Event(), itertools.count(1), gr.Blocks.postprocess_data
+
+    async def slow(demo, *args, **kwargs):
+        if next(counted) == answers:
+            sending.set()
+            await asyncio.sleep(WAIT)
+        return await send(demo, *args, **kwargs)
+
+    monkeypatch.setattr(gr.Blocks, "postprocess_data", slow)
+    gc.disable()
+    try:
+        joined = visitor.join("talkative")
+        assert sending.wait(WAIT)
+        assert visitor.http.post("gradio_api/cancel", json=joined).json()["success"]
+        assert long.stopped.wait(WAIT)
+    finally:
+        gc.enable()
 
 
 def test_faults_come_out_where_they_are_waited_for():
