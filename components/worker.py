@@ -131,7 +131,7 @@ def _visited(handler: Callable[..., Any], demo: gr.Blocks) -> Callable[..., Any]
         @functools.wraps(handler)
         async def stream(*args: Any, **kwargs: Any) -> Any:
             visit, steps = _Visit(demo), handler(*args, **kwargs)
-            # Gradio forgets a generator whose run is stopped while its first answer is being sent: the run's task knows.
+            # Gradio forgets a generator that is stopped while its first answer is being sent; the run's task knows.
             asyncio.current_task().add_done_callback(lambda _: _worker.submit(steps.close))
             while (shown := await visit.step(next, steps, _END)) is not _END:
                 yield shown

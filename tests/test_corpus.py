@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_core.corpus import captions, scenes
+from unclip_core.corpus import captions, icons, scenes
 from unclip_core.corpus.build import choose_held_out, fields, is_core
 from unclip_core.corpus.concepts import Concept, Drawing, _Names
+from unclip_core.corpus.render import render, thumbnail, twins
 from unclip_core.corpus.shards import decode_picture, read_shards, write_shards
 from unclip_core.errors import UnclipError
 from unclip_core.training.data import CaptionTable, load, load_split
@@ -131,8 +132,38 @@ def test_line_drawings_are_seen_by_clip_alone(tmp_path):
         samples = [(f"s{i}", Image.new("RGB", (8, 8)), fields(drawing(), "single", [name])) for i in range(count)]
         write_shards(tmp_path / name, samples)
     assert len(load_split(tmp_path, 8)) == 3
-    assert [c for (c,) in load_split(tmp_path, 8, line=True).captions] == ["train/singles"] * 3 + ["line"] * 2
-    assert len(load_split(tmp_path, 8, held_out=True, line=True)) == 1
+    assert [c for (c,) in load_split(tmp_path, 8, also="line").captions] == ["train/singles"] * 3 + ["line"] * 2
+    assert len(load_split(tmp_path, 8, held_out=True, also="line")) == 1
+
+
+def test_icons_are_what_a_set_shows_without_logos_and_in_one_size(tmp_path, monkeypatch):
+    shape = {"body": "<path fill='currentColor' d='M0 0h24v24z'/>"}
+    names = ("video-16", "video-48", "map", "old-map", "brand")
+    content = {"icons": {name: dict(shape, hidden=name == "old-map") for name in names}, "width": 24, "height": 24}
+    (tmp_path / "icons.json").write_text(json.dumps(content))
+    (tmp_path / "metadata.json").write_text(json.dumps({"categories": {"Logos": ["brand"]}}))
+    monkeypatch.setattr(icons, "fetch", lambda source, cache: tmp_path)
+    found = icons.load_icons(tmp_path, {"noto": ["old-map"]}, Random(0))
+    of = {style: [d.name for d in found if d.style == style] for style in ("noto", "twemoji", "flat-ui", "mdi")}
+    assert of == {"noto": ["old-map"], "twemoji": [], "flat-ui": ["video-48", "map"], "mdi": ["video-48", "map"]}
+    assert {d.concept.label for d in found} == {"old map", "video", "map"}
+    glyphs = [np.asarray(render(d, 24)) for d in found if d.style == "mdi"] + [
+        np.asarray(render(d, 24)) for d in icons.load_icons(tmp_path, {}, Random(3)) if d.style == "mdi"
+    ]
+    inside = [tuple(picture[10, 14, :3].tolist()) for picture in glyphs]
+    assert (255, 255, 255) in inside and len(set(inside)) > 1, "white on a ground, or of a colour"
+
+
+def test_twins_are_nearly_the_same_pixel_for_pixel():
+    red, rose, blue = (thumbnail(Image.new("RGBA", (32, 32), c)) for c in ("#ff0000", "#ff0404", "#0000ff"))
+    assert twins(red, [blue, rose]) and not twins(red, [blue]) and not twins(red, [])
+
+
+def test_icons_are_seen_by_the_decoder_that_asks_for_them(tmp_path):
+    for name, kind in (("train/singles", "single"), ("icons", "icon")):
+        write_shards(tmp_path / name, [("s", Image.new("RGB", (8, 8)), fields(drawing(), kind, [name]))])
+    assert len(load_split(tmp_path, 8)) == 1
+    assert load_split(tmp_path, 8, also="icons").weights({"single": 1.0, "icon": 0.5}).tolist() == [1.0, 0.5]
 
 
 def test_an_img2dataset_folder_trains_without_change(tmp_path):

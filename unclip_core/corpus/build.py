@@ -1,8 +1,9 @@
 """Builds the pocket corpus: ``python -m unclip_core corpus --out FOLDER``.
 
 Sets, each a folder of shards: ``train`` (singles, placed, pairs, shapes, cards, labelled), ``line`` (line drawings, for
-CLIP alone), ``held_out_pairs`` (1,000 (concept, style) pairs kept from every training set), ``held_out_style`` (a whole
-style), ``hires`` and ``hires_held_out`` (1024 px renderings for the upsamplers). A finished set is not built again.
+CLIP alone), ``icons`` (things that are no emoji, for the decoder alone), ``held_out_pairs`` (1,000 (concept, style)
+pairs kept from every training set), ``held_out_style`` (a whole style), ``hires`` and ``hires_held_out`` (1024 px
+renderings for the upsamplers). A finished set is not built again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from unclip_core.corpus import captions, scenes
 from unclip_core.corpus.concepts import Drawing, load_drawings
-from unclip_core.corpus.render import flatten, render
+from unclip_core.corpus.icons import load_icons
+from unclip_core.corpus.render import flatten, render, thumbnail, twins
 from unclip_core.corpus.shards import write_shards
 from unclip_core.corpus.sources import HELD_OUT_STYLE, LINE_STYLES, STYLES, attribution
 
@@ -60,9 +63,7 @@ def choose_held_out(drawings: list[Drawing], pictures: dict[str, Image.Image], r
     styles = defaultdict(lambda: defaultdict(list))
     for drawing in drawings:
         if drawing.tone == 0 and drawing.style != HELD_OUT_STYLE.style:
-            styles[drawing.concept.code][drawing.style].append(
-                flatten(pictures[drawing.key]).resize((16, 16), Image.BOX).tobytes()
-            )
+            styles[drawing.concept.code][drawing.style].append(thumbnail(pictures[drawing.key]))
     chosen, codes = set(), sorted(code for code in styles if len(styles[code]) >= 5)
     rng.shuffle(codes)
     for code in codes:
@@ -70,8 +71,7 @@ def choose_held_out(drawings: list[Drawing], pictures: dict[str, Image.Image], r
         rng.shuffle(own)
         for style in own:
             others = [t for s in own if s != style for t in styles[code][s]]
-            distance = min(sum(abs(a - b) for a, b in zip(t, o)) / len(t) for t in styles[code][style] for o in others)
-            if distance > 4.0:  # of 255, the mean over a 16 px thumbnail
+            if not any(twins(thumb, others) for thumb in styles[code][style]):
                 chosen.add((code, style))
                 break
         if len(chosen) == HELD_OUT_PAIRS:
@@ -134,6 +134,17 @@ def line(cache: Path) -> Iterator[tuple[str, Image.Image, dict]]:
     yield from singles([d for d in drawings if d.key in pictures], pictures, Random(9))
 
 
+def icons(
+    cache: Path, unmatched: dict[str, list[str]], held_out: list[Image.Image]
+) -> Iterator[tuple[str, Image.Image, dict]]:
+    """Drawings of things that are no emoji, without those that nearly repeat a held-out drawing."""
+    drawings, thumbs = load_icons(cache, unmatched, Random(10)), np.stack([thumbnail(p) for p in held_out])
+    pictures = rendered(drawings)
+    for drawing in drawings:
+        if drawing.key in pictures and not twins(thumbnail(pictures[drawing.key]), thumbs):
+            yield drawing.key, flatten(pictures[drawing.key]), fields(drawing, "icon", [drawing.concept.label])
+
+
 def hires(drawings: list[Drawing], rng: Random) -> Iterator[tuple[str, Image.Image, dict]]:
     """1024 px truth for the upsamplers; two in five on a coloured ground."""
     for drawing in drawings:
@@ -166,6 +177,7 @@ def build(out: Path, cache: Path, only: str | None = None) -> dict[str, int]:
         "train/singles": lambda: singles(train, pictures, Random(1)),
         "train/composed": lambda: composed(train, pictures, Random(2)),
         "line": lambda: line(cache),
+        "icons": lambda: icons(cache, unmatched, [pictures[d.key] for d in pairs.values()]),
         "held_out_pairs": lambda: singles([*pairs.values()], pictures, Random(3)),
         "held_out_style": lambda: singles([d for d in kept if d.style == HELD_OUT_STYLE.style], pictures, Random(4)),
         "hires_held_out": lambda: hires(Random(5).sample([*pairs.values()], HIRES_HELD_OUT), Random(6)),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 from unclip_core.corpus.concepts import Drawing
+
+TWINS = 4.0  # of 255: mean difference between the thumbnails of two drawings that are taken for one
 
 
 def render(drawing: Drawing, size: int) -> Image.Image | None:
@@ -41,3 +45,13 @@ def flatten(picture: Image.Image, ground: tuple[int, int, int] = (255, 255, 255)
     flat = Image.new("RGB", picture.size, ground)
     flat.paste(picture, mask=picture.getchannel("A"))
     return flat
+
+
+def thumbnail(picture: Image.Image) -> np.ndarray:
+    """16 x 16 px of a drawing on white, int16 [16, 16, 3]: enough to tell drawings that repeat one another."""
+    return np.asarray(flatten(picture).resize((16, 16), Image.BOX), dtype=np.int16)
+
+
+def twins(thumb: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    """Whether one of the other thumbnails is nearly the same, pixel for pixel."""
+    return bool(len(others)) and bool((np.abs(np.asarray(others) - thumb).mean((1, 2, 3)) <= TWINS).any())

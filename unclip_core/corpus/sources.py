@@ -43,6 +43,18 @@ LINE_STYLES = (
     Source("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "fluent-line", "fluent line", "플루언트 선화", "MIT"),
     Source("@iconify-json/emojione-monotone", "1.2.1", "emojione-line", "emojione line", "이모지원 선화", "CC-BY-4.0"),
 )
+# Things that are no emoji, for the decoder alone: it learns to draw what it has not been shown. No logos.
+ICONS = (
+    Source("@iconify-json/fluent-color", "1.2.21", "fluent-color", "", "", "MIT"),
+    Source("@iconify-json/flat-color-icons", "1.2.3", "flat-color", "", "", "MIT"),
+    Source("@iconify-json/flat-ui", "1.2.3", "flat-ui", "", "", "MIT"),
+    Source("@iconify-json/circle-flags", "1.2.11", "circle-flags", "", "", "MIT"),
+    Source("@iconify-json/streamline-kameleon-color", "1.2.2", "kameleon", "", "", "CC-BY-4.0"),
+    Source("@iconify-json/streamline-ultimate-color", "1.2.2", "ultimate", "", "", "CC-BY-4.0"),
+    Source("@iconify-json/streamline-plump-color", "1.2.2", "plump", "", "", "CC-BY-4.0"),
+    Source("@iconify-json/streamline-stickies-color", "1.2.2", "stickies", "", "", "CC-BY-4.0"),
+)
+GLYPHS = Source("@iconify-json/mdi", "1.2.3", "mdi", "", "", "Apache-2.0")  # of one colour: they are given one
 # Share-alike art: measured on, never trained on.
 HELD_OUT_STYLE = Source("@iconify-json/openmoji", "1.2.29", "openmoji", "openmoji", "오픈모지", "CC-BY-SA-4.0")
 LABELS = Source("emojibase-data", "17.0.0", "", "", "", "MIT")
@@ -76,7 +88,7 @@ def fetch(source: Source, cache: Path) -> Path:
 def attribution(cache: Path) -> list[dict[str, str]]:
     """Author, licence and home of every style, read from the packages' own ``info.json``."""
     rows = []
-    for source in (*STYLES, *LINE_STYLES, HELD_OUT_STYLE):
+    for source in (*STYLES, *LINE_STYLES, *ICONS, GLYPHS, HELD_OUT_STYLE):
         info = json.loads((fetch(source, cache) / "info.json").read_text(encoding="utf-8"))
         rows.append(
             {

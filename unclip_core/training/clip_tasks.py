@@ -38,7 +38,7 @@ class ClipTask:
     def __init__(self, options: Namespace) -> None:
         from open_clip.loss import ClipLoss
 
-        self.data = load_split(options.data, 128, line=True)
+        self.data = load_split(options.data, 128, also="line")
         self.held_out = load_split(options.data, 128, held_out=True)
         captions = [c for group in self.data.captions for c in group]
         if options.init:  # its token table with it, whatever words these captions use

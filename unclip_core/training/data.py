@@ -81,14 +81,14 @@ def load(folder: Path, size: int, limit: int | None = None, more: Path | None = 
     return ImageText(np.load(array, mmap_mode="r"), [r["captions"] for r in rows], rows)
 
 
-def load_split(folder: Path, size: int, held_out: bool = False, line: bool = False) -> ImageText:
-    """The training pictures of a corpus (with line, its line drawings too), or those it holds out.
+def load_split(folder: Path, size: int, held_out: bool = False, also: str = "") -> ImageText:
+    """The training pictures of a corpus (with those of the set `also`, if it has one), or those it holds out.
 
     A folder of one's own without ``train`` and ``held_out_pairs`` is split here: every fiftieth picture is held out.
     """
     folder = Path(folder)
     if (folder / "train").is_dir():
-        more = folder / "line" if line and (folder / "line").is_dir() else None
+        more = folder / also if also and (folder / also).is_dir() else None
         return load(folder / "held_out_pairs", size) if held_out else load(folder / "train", size, more=more)
     data = load(folder, size)
     rows = [i for i in range(len(data)) if (i % 50 == 0) == held_out]

@@ -42,9 +42,9 @@ KEPT_VARIANCE = 0.998  # of z_i's, in the principal components that the AR prior
 class Encoded:
     """Pictures with their CLIP embeddings, made once by the frozen CLIP, and captions encoded as they are drawn."""
 
-    def __init__(self, options: Namespace) -> None:
+    def __init__(self, options: Namespace, also: str = "") -> None:
         self.clip = load_clip(options.runs, options.pack).to(torch.get_default_device())
-        self.data = load_split(options.data, 64)
+        self.data = load_split(options.data, 64, also=also)
         self.captions = CaptionTable(self.data.captions, self.clip.tokenize)
         self.z_i = encode_pictures(self.clip, self.data)
 
@@ -208,10 +208,10 @@ class DecoderTask:
     """The 64 px decoder, on the core world first. Options: widths; blocks; predicts; weighting (a row of
     objective.WEIGHTINGS); shift (see NoiseSchedule); guided (see DecoderConfig); perceptual and embedding (shares
     of the distances in CLIP's feature maps and of its z_i, x0-prediction only); whiten (1: z_i's small components
-    are brought to sight); rest, common, composed and tones (weight of drawings outside the core world, of everyday
-    things, of composed pictures, of skin tones); flip (how often a plain drawing is mirrored); noise (how much of
-    the difference between two hands is added to z_i at most); redrawn (how often z_i is that of the drawing as
-    another hand might have drawn it)."""
+    are brought to sight); rest, common, composed, tones and icons (weight of drawings outside the core world, of
+    everyday things, of composed pictures, of skin tones, and of the corpus's icons, which are left out without it);
+    flip (how often a plain drawing is mirrored); noise (how much of the difference between two hands is added to
+    z_i at most); redrawn (how often z_i is that of the drawing as another hand might have drawn it)."""
 
     steps, batch, lr, weight_decay, betas, clip_norm, autocast = 400_000, 32, 6e-4, 0.01, (0.9, 0.99), 1.0, True
     prompts = (
@@ -220,12 +220,13 @@ class DecoderTask:
     )  # fmt: skip
 
     def __init__(self, options: Namespace) -> None:
-        self.encoded = Encoded(options)
+        icons = float(options.option.get("icons", 0))
+        self.encoded = Encoded(options, also="icons" if icons else "")
         self.held_out = load_split(options.data, 64, held_out=True)
         self.true = encode_pictures(self.encoded.clip, self.held_out)
         self.runs = options.runs
         composed = float(options.option.get("composed", 1))
-        kinds = {k: v * (composed if k != "single" else 1) for k, v in PIXEL_WEIGHTS.items()}
+        kinds = {k: v * (composed if k != "single" else 1) for k, v in PIXEL_WEIGHTS.items()} | {"icon": icons}
         usual = {"rest": 0.1, "common": 1, "tones": 1}
         often = {name: float(options.option.get(name, value)) for name, value in usual.items()}
         self.weights = self.encoded.data.weights(kinds, **often)
