@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip_core.corpus import captions, icons, scenes
+from unclip_core.corpus import captions, concepts, icons, scenes
 from unclip_core.corpus.build import choose_held_out, fields, is_core
 from unclip_core.corpus.concepts import Concept, Drawing, _Names
 from unclip_core.corpus.render import render, thumbnail, twins
@@ -142,7 +142,8 @@ def test_icons_are_what_a_set_shows_without_logos_and_in_one_size(tmp_path, monk
     content = {"icons": {name: dict(shape, hidden=name == "old-map") for name in names}, "width": 24, "height": 24}
     (tmp_path / "icons.json").write_text(json.dumps(content))
     (tmp_path / "metadata.json").write_text(json.dumps({"categories": {"Logos": ["brand"]}}))
-    monkeypatch.setattr(icons, "fetch", lambda source, cache: tmp_path)
+    for module in (icons, concepts):
+        monkeypatch.setattr(module, "fetch", lambda source, cache: tmp_path)
     found = icons.load_icons(tmp_path, {"noto": ["old-map"]}, Random(0))
     of = {style: [d.name for d in found if d.style == style] for style in ("noto", "twemoji", "flat-ui", "mdi")}
     assert of == {"noto": ["old-map"], "twemoji": [], "flat-ui": ["video-48", "map"], "mdi": ["video-48", "map"]}

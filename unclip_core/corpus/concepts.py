@@ -149,6 +149,13 @@ class _Names:
         return None
 
 
+def load_package(source: Source, cache: Path) -> dict[str, dict]:
+    """Every icon of a package by name: its SVG ``body``, ``width`` and ``height``, and what else the package says."""
+    package = json.loads((fetch(source, cache) / "icons.json").read_text(encoding="utf-8"))
+    usual = {side: package.get(side, 16) for side in ("width", "height")}
+    return {name: usual | icon for name, icon in package["icons"].items()}
+
+
 def load_drawings(
     cache: Path, sources: tuple[Source, ...] = (*STYLES, HELD_OUT_STYLE)
 ) -> tuple[list[Drawing], dict[str, list[str]]]:
@@ -164,8 +171,7 @@ def load_drawings(
     drawings, unmatched = [], defaultdict(list)
     for source in sources:
         seen = set()
-        icons = json.loads((fetch(source, cache) / "icons.json").read_text(encoding="utf-8"))
-        for name, icon in icons["icons"].items():
+        for name, icon in load_package(source, cache).items():
             found = names.find(name)
             if found is None:
                 unmatched[source.style].append(name)
@@ -173,7 +179,7 @@ def load_drawings(
             if icon["body"] in seen:  # one drawing under two names
                 continue
             seen.add(icon["body"])
-            width = icon.get("width", icons.get("width", 16))
-            height = icon.get("height", icons.get("height", 16))
-            drawings.append(Drawing(found[0], source.style, name, icon["body"], width, height, found[1]))
+            drawings.append(
+                Drawing(found[0], source.style, name, icon["body"], icon["width"], icon["height"], found[1])
+            )
     return drawings, dict(unmatched)

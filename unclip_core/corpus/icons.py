@@ -8,15 +8,15 @@ import re
 from pathlib import Path
 from random import Random
 
-from unclip_core.corpus.concepts import Concept, Drawing
-from unclip_core.corpus.sources import GLYPHS, ICONS, STYLES, Source, fetch
+from unclip_core.corpus.concepts import Concept, Drawing, load_package
+from unclip_core.corpus.sources import GLYPHS, ICONS, STYLES, fetch
 
 SIZE = re.compile(r"-(16|20|24|28|32|48)$")  # at the end of a name: the same drawing in several
 LOGOS = ("Brand / Logo", "Logos")  # categories left out: trademarks
 VIEW = 24  # side of a glyph's view box
 GROUNDS = (
-    '<rect width="24" height="24" rx="{corner}" fill="{colour}"/>',
-    '<circle cx="12" cy="12" r="12" fill="{colour}"/>',
+    f'<rect width="{VIEW}" height="{VIEW}" rx="{{corner}}" fill="{{colour}}"/>',
+    f'<circle cx="{VIEW / 2}" cy="{VIEW / 2}" r="{VIEW / 2}" fill="{{colour}}"/>',
 )
 
 
@@ -25,14 +25,11 @@ def load_icons(cache: Path, unmatched: dict[str, list[str]], rng: Random) -> lis
     glyphs in a colour of chance, half of them white on a ground of it."""
     drawings = []
     for source in (*STYLES, *ICONS, GLYPHS):
-        folder = fetch(source, cache)
-        icons = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
-        names = unmatched.get(source.style, ()) if source in STYLES else _names(folder, icons["icons"])
-        for name in names:
-            icon = icons["icons"][name]
-            sides = [icon.get(side, icons.get(side, 16)) for side in ("width", "height")]
+        icons = load_package(source, cache)
+        for name in unmatched.get(source.style, ()) if source in STYLES else _names(fetch(source, cache), icons):
+            icon, concept = icons[name], Concept("", SIZE.sub("", name).replace("-", " "), "", (), (), "icons", 0)
             body = _coloured(icon["body"], rng) if source == GLYPHS else icon["body"]
-            drawings.append(_drawing(source, name, body, *sides))
+            drawings.append(Drawing(concept, source.style, name, body, icon["width"], icon["height"]))
     return drawings
 
 
@@ -48,11 +45,6 @@ def _names(folder: Path, icons: dict[str, dict]) -> list[str]:
         size, stem = SIZE.search(name), SIZE.sub("", name)
         sizes[stem] = max(sizes.get(stem, (0, "")), (int(size[1]) if size else 0, name))
     return [name for _, name in sizes.values()]
-
-
-def _drawing(source: Source, name: str, body: str, width: int, height: int) -> Drawing:
-    label = SIZE.sub("", name).replace("-", " ")
-    return Drawing(Concept("", label, "", (), (), "icons", 0), source.style, name, body, width, height)
 
 
 def _coloured(glyph: str, rng: Random) -> str:
