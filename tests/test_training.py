@@ -123,6 +123,11 @@ def test_one_tower_of_clip_trains_while_the_other_stays(tower, locked, data, tin
     assert moved == {tower == "picture"}
 
 
+def test_icons_that_are_not_there_are_asked_for(data, tiny_pack, tmp_path):
+    with pytest.raises(UnclipError, match="build it, or set it to 0"):
+        DecoderTask(parse([*options(data, tmp_path, tiny_pack), "--option=icons=1"]))
+
+
 def test_mirrored_drawings_have_their_own_z_i_and_noise_is_what_hands_do(data, tiny_pack, tmp_path):
     def drawn(*extra):
         task = DecoderTask(parse([*options(data, tmp_path, tiny_pack), *extra]))

@@ -222,6 +222,10 @@ class DecoderTask:
     def __init__(self, options: Namespace) -> None:
         icons = float(options.option.get("icons", 0))
         self.encoded = Encoded(options, also="icons" if icons else "")
+        if icons and not any(row.get("kind") == "icon" for row in self.encoded.data.fields):
+            raise UnclipError(
+                "--option icons needs the corpus's set `icons`, which is not there: build it, or set it to 0."
+            )
         self.held_out = load_split(options.data, 64, held_out=True)
         self.true = encode_pictures(self.encoded.clip, self.held_out)
         self.runs = options.runs
