@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unclip_core import cpu, layers
+from unclip_core import cpu, layers, winograd
 from unclip_core.cpu import Conv2d, GroupNorm, Linear, pack_weights
 from unclip_core.layers import TransformerBlock, attend, timestep_embedding
 
@@ -194,3 +194,38 @@ def test_bfloat16_is_not_packed_where_the_processor_cannot_multiply_it(layer, mo
         narrow = layer.to(torch.bfloat16)(x.bfloat16())
     assert layer.packed is None and narrow.dtype == torch.bfloat16
     torch.testing.assert_close(narrow.float(), wide, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(4, 32, 16, 8, 48), (1, 40, 24, 24, 32)])
+def test_winograd_is_the_convolution_with_its_gradients(shape, monkeypatch):
+    torch.manual_seed(0)
+    batch, channels, height, width, out = shape
+    conv = Conv2d(channels, out, 3, padding=1)
+    x = channels_last(batch, channels, height, width, dtype=torch.float32).requires_grad_()
+    weights = torch.randn(batch, out, height, width)
+    calls = []
+    real = winograd.convolve
+    monkeypatch.setattr(winograd, "convolve", lambda *given: calls.append(given) or real(*given))
+    y = conv(x)
+    assert len(calls) == 1 and y.is_contiguous(memory_format=torch.channels_last)
+    found = [y, *torch.autograd.grad((y * weights).sum(), [x, conv.weight, conv.bias])]
+    wide = [v.detach().double().requires_grad_() for v in (x, conv.weight, conv.bias)]
+    expected = F.conv2d(*wide, padding=1)
+    expected = [expected, *torch.autograd.grad((expected * weights).sum(), wide)]
+    for one, two in zip(found, expected, strict=True):
+        assert (one - two).abs().max() < 5e-5 * two.abs().max()
+
+
+def test_winograd_is_for_training_in_float32_alone():
+    x, weight = torch.zeros(8, 32, 8, 8), torch.zeros(32, 32, 3, 3, requires_grad=True)
+    assert winograd.fits(x, weight, (1, 1), (1, 1))
+    assert not winograd.fits(x, weight, (2, 2), (1, 1))
+    assert not winograd.fits(x, weight, (1, 1), (0, 0))
+    assert not winograd.fits(x[:, :, :7], weight, (1, 1), (1, 1))
+    assert not winograd.fits(x[:2], weight, (1, 1), (1, 1))  # too small to gain
+    assert not winograd.fits(x.double(), weight.double(), (1, 1), (1, 1))
+    assert not winograd.fits(x, weight.detach(), (1, 1), (1, 1))
+    with torch.no_grad():
+        assert not winograd.fits(x, weight, (1, 1), (1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not winograd.fits(x, weight, (1, 1), (1, 1))

@@ -224,6 +224,14 @@ def test_a_decoder_goes_on_whitened(data, tiny_pack, tmp_path):
     assert averaged(tmp_path / "more", "decoder")[0]["whiten"]
 
 
+def test_a_left_over_clip_that_is_used_in_place_of_the_packs_is_named(data, tiny_pack, tmp_path, capsys):
+    train(parse(options(data, tmp_path, tiny_pack, steps=1)))
+    assert "Embeddings are by the CLIP" not in capsys.readouterr().out
+    train(parse(options(data, tmp_path, tiny_pack, stage="clip", steps=1, batch=8)))
+    train(parse(options(data, tmp_path, tiny_pack, steps=1)))
+    assert f"CLIP of {tmp_path / 'clip'}, not" in capsys.readouterr().out
+
+
 def test_runs_become_a_pack(data, tiny_pack, tmp_path):
     train(parse(options(data, tmp_path / "runs", tiny_pack, stage="prior", steps=1)))
     folder = make_pack(tmp_path / "runs", data, tmp_path / "mine", base=str(tiny_pack))

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unclip_core import winograd
+
 # PyTorch's entries to oneDNN for frozen weights, as its compiler calls them; where they are missing nothing packs.
 _ONEDNN = torch.ops.mkldnn
 _NAMES = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
@@ -86,6 +88,11 @@ class Linear(_Packing, nn.Linear):
 
 class Conv2d(_Packing, nn.Conv2d):
     """nn.Conv2d: [B, C, H, W] -> [B, C', H', W']."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if winograd.fits(x, self.weight, self.stride, self.padding):
+            return winograd.convolve(x, self.weight, self.bias)
+        return super().forward(x)
 
     def _pack(self, x: Tensor) -> Tensor:
         return _ONEDNN._reorder_convolution_weight(self.weight.detach(), *self._geometry(), list(x.shape))
