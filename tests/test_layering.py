@@ -12,7 +12,7 @@ CORE = ROOT / "unclip_core"
 
 # From the bottom up: a module may import from its own row and those above it here.
 ROWS = [
-    {"errors", "cpu", "stopping"},
+    {"errors", "cpu", "winograd", "stopping"},
     {"configs", "schedule", "request", "pictures", "layers"},
     {"denoiser", "provenance", "packs", "latents"},
     {"sampling", "unet", "objective"},
