@@ -10,6 +10,7 @@ last touch to averaged weights.
 from __future__ import annotations
 
 import dataclasses
+import os
 from argparse import Namespace
 
 import torch
@@ -43,6 +44,9 @@ class Encoded:
     """Pictures with their CLIP embeddings, made once by the frozen CLIP, and captions encoded as they are drawn."""
 
     def __init__(self, options: Namespace, also: str = "") -> None:
+        left_over, first_process = options.runs / "clip", os.environ.get("RANK", "0") == "0"
+        if options.pack and (left_over / "last.pt").exists() and first_process:
+            print(f"Embeddings are by the CLIP of {left_over}, not by that of {options.pack}.", flush=True)
         self.clip = load_clip(options.runs, options.pack).to(torch.get_default_device())
         self.data = load_split(options.data, 64, also=also)
         self.captions = CaptionTable(self.data.captions, self.clip.tokenize)

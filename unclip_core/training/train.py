@@ -104,8 +104,6 @@ def _train(options: argparse.Namespace, device: torch.device) -> float:
     if options.blend < 1 and not options.init:
         raise UnclipError(f"--blend {options.blend} goes part of the way from --init's weights: name a pack there.")
     torch.manual_seed(options.seed)
-    if rank == 0 and options.pack and options.stage != "clip" and (options.runs / "clip" / "last.pt").exists():
-        print(f"Embeddings are by the CLIP of {options.runs / 'clip'}, not by that of {options.pack}.", flush=True)
     task = STAGES[options.stage](options)
     if options.init:
         fill(task.network, first(options.init, options.stage)[1], f"{options.stage} of {options.init}")
