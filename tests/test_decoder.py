@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_stages
 
 from unclip_core.clip import TextFeatures
-from unclip_core.decoder import FLOOR, Decoder, DecoderConfig
+from unclip_core.decoder import FLOOR, NOISE, Decoder, DecoderConfig
 from unclip_core.errors import PackError
 from unclip_core.unet import UNetConfig
 
@@ -113,6 +113,46 @@ def test_whitening_brings_small_components_to_sight(decoder):
     assert off.abs().max() < 0.1
     drop = torch.tensor([True, False])
     assert torch.equal(white._image_rows(z_i[:2], 2, drop)[0], white.null_image)
+
+
+def knows(decoder, z_i, pull):
+    made = Decoder(replace(decoder.config, known=len(z_i), pull=pull)).requires_grad_(False)
+    made.load_state_dict({**decoder.state_dict(), "z_i_known": z_i})
+    return made
+
+
+def unit(count, seed):
+    z_i = torch.randn(count, 32, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(z_i, dim=1)
+
+
+def test_what_was_learned_stays_and_what_was_not_is_pulled_towards_it(decoder):
+    known = unit(40, 3)
+    near = torch.nn.functional.normalize(known[:5] + 0.3 * unit(5, 4), dim=1)
+    pulling = knows(decoder, known, 0.3)
+    torch.testing.assert_close(pulling.pulled(known), known, atol=1e-4, rtol=0)
+    moved = pulling.pulled(near)
+    before, after = (near * known[:5]).sum(1), (moved * known[:5]).sum(1)
+    assert (after > before + 0.01).all()
+    weights = torch.exp(near.double() @ known.double().T / NOISE)
+    mean = weights @ known.double() / weights.sum(1, keepdim=True)
+    wanted = torch.nn.functional.normalize(0.7 * near + 0.3 * mean, dim=1)
+    torch.testing.assert_close(moved, wanted.float())
+    torch.testing.assert_close(pulling.pulled(2.5 * near), 2.5 * moved)  # a length has a meaning too
+    alone = torch.cat([pulling.condition(one[None], None)[0] for one in near])
+    assert torch.equal(alone, pulling.condition(near, None)[0])  # and rows are alike in every batch
+    assert not torch.allclose(alone, decoder.condition(near, None)[0], atol=1e-3)
+
+
+def test_a_decoder_that_knows_nothing_or_pulls_not_at_all_takes_z_i_as_it_is(decoder):
+    z_i = unit(4, 5)
+    assert decoder.pulled(z_i) is z_i and knows(decoder, unit(8, 6), 0.0).pulled(z_i) is z_i
+
+
+@pytest.mark.parametrize("bad", [{"pull": 0.3}, {"known": 4, "pull": 1.5}, {"known": 4, "pull": -0.1}])
+def test_a_pull_that_is_no_share_or_has_no_aim_is_refused(decoder, bad):
+    with pytest.raises(PackError, match="pull is a share"):
+        replace(decoder.config, **bad)
 
 
 def test_the_loss_drops_at_the_papers_rates(decoder, inputs, monkeypatch):

@@ -18,7 +18,7 @@ from unclip_core.packs import read_pack
 from unclip_core.training import teacher
 from unclip_core.training.augment import redrawn, smaller
 from unclip_core.training.data import load_split
-from unclip_core.training.runs import averaged, load_clip, make_pack
+from unclip_core.training.runs import averaged, load_clip, make_pack, worth_knowing
 from unclip_core.training.stages import DecoderTask, whitened
 from unclip_core.training.train import parse, rate, train, training_device
 
@@ -238,6 +238,39 @@ def test_runs_become_a_pack(data, tiny_pack, tmp_path):
     pack = read_pack(folder)
     assert pack.name == "mine" and set(pack.stages) == set(read_pack(tiny_pack).stages)
     assert pack.config("prior")["width"] == 256 and pack.config("decoder") == read_pack(tiny_pack).config("decoder")
+
+
+def test_a_pack_can_keep_what_its_decoder_learned_on(data, tiny_pack, tmp_path):
+    def packed(name, runs="none", base=tiny_pack, **options):
+        return read_pack(make_pack(tmp_path / runs, data, tmp_path / name, base=str(base), **options))
+
+    before, pack = read_pack(tiny_pack), packed("mine", pull=0.3)
+    config, known = pack.config("decoder"), pack.tensors("decoder")["z_i_known"]
+    assert config == {**before.config("decoder"), "known": len(known), "pull": 0.3}
+    assert pack.attribution == before.attribution  # nothing was trained on these data
+    assert len(known) == len(load_split(data, 64))  # few enough to keep them all
+    torch.testing.assert_close(known.float().norm(dim=1), torch.ones(len(known)), atol=1e-2, rtol=0)
+    without = packed("without", base=pack.folder, pull=0)
+    assert without.config("decoder")["pull"] == 0 and "z_i_known" not in without.tensors("decoder")
+    with pytest.raises(UnclipError, match="share from 0 to 1"):
+        packed("wrong", pull=3)
+
+
+def test_a_decoder_that_is_trained_on_keeps_its_pull(data, tiny_pack, tmp_path):
+    train(parse(options(data, tmp_path / "runs", tiny_pack, steps=1)))
+    pack = make_pack(tmp_path / "runs", data, tmp_path / "mine", base=str(tiny_pack), pull=0.3)
+    train(parse(options(data, tmp_path / "more", tiny_pack, steps=1, init=pack)))
+    assert averaged(tmp_path / "more", "decoder")[0]["pull"] == 0.3
+    again = read_pack(make_pack(tmp_path / "more", data, tmp_path / "again", base=str(tiny_pack)))
+    assert again.config("decoder")["pull"] == 0.3 and "z_i_known" in again.tensors("decoder")
+
+
+def test_plain_drawings_are_kept_before_composed_pictures():
+    fields = [{"kind": "single" if i % 3 else "scene"} for i in range(30)]
+    kept = worth_knowing(fields, 25)
+    assert kept[:20] == [i for i in range(30) if i % 3] and len(set(kept)) == 25
+    assert all(fields[i]["kind"] == "scene" for i in kept[20:]) and kept[-1] > 20
+    assert worth_knowing(fields, 5) == kept[:5] and len(worth_knowing(fields, 99)) == 30
 
 
 def test_a_stage_starts_from_a_pack(data, tiny_pack, tmp_path):

@@ -24,6 +24,7 @@ from unclip_core.schedule import NoiseSchedule
 from unclip_core.unet import UNet, UNetConfig
 
 DROP_IMAGE, DROP_TEXT = 0.1, 0.5  # paper section 2.1
+NOISE = 0.02  # variance of a z_i about an embedding that was learned: their cosine is about 0.98
 FLOOR = 3e-4  # share of the variance at which whitening has half of its effect
 
 
@@ -32,7 +33,8 @@ class DecoderConfig:
     """embed_dim D and text_width W are CLIP's; unet.context_width X must be set. whiten: z_i comes in as its principal
     components, each of about unit spread, instead of D standardised entries (see `fit`). guided: from which noise level
     to which, in shares of the schedule's T, guidance acts (Kynkäänniemi et al. 2404.07724): what a picture shows is
-    decided there; elsewhere guidance costs a pass and variety."""
+    decided there; elsewhere guidance costs a pass and variety. known: how many embeddings of pictures it learned on the
+    decoder keeps; pull: how far z_i is moved towards them (see `Decoder.pulled`)."""
 
     unet: UNetConfig
     embed_dim: int
@@ -43,10 +45,14 @@ class DecoderConfig:
     predicts: str = "v"
     image_size: int = 64
     guided: tuple[float, ...] = (0.0, 1.0)
+    known: int = 0
+    pull: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.guided) != 2 or not 0 <= self.guided[0] < self.guided[1] <= 1:
             raise PackError(f"guided is two shares of the noise levels, the lower first, not {list(self.guided)}.")
+        if not 0 <= self.pull <= 1 or self.known < bool(self.pull):
+            raise PackError(f"pull is a share from 0 to 1, and above 0 needs known embeddings, not {self.pull}.")
 
 
 def _summed(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -55,6 +61,11 @@ def _summed(layer: nn.Linear, x: Tensor) -> Tensor:
     if x.device.type != "cpu" or layer.weight.requires_grad:
         return layer(x)
     return F.linear(x.double(), layer.weight.double(), layer.bias.double()).to(x.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """float64 where there is one: small components count too, and rows come out alike in every batch."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 class Decoder(nn.Module):
@@ -76,6 +87,8 @@ class Decoder(nn.Module):
         self.register_buffer("clip_std", torch.full((1, config.embed_dim), config.embed_dim**-0.5))
         if config.whiten:
             self.register_buffer("clip_basis", torch.eye(config.embed_dim))
+        if config.known:
+            self.register_buffer("z_i_known", torch.zeros(config.known, config.embed_dim))
 
     @torch.no_grad()
     def fit(self, z_i: Tensor) -> None:
@@ -94,6 +107,20 @@ class Decoder(nn.Module):
         total = z_i.double().var(0).sum().float()
         self.clip_std.copy_((total * (share + FLOOR)).sqrt())
         self.clip_basis.copy_(pca.components.to(torch.bfloat16))  # as a pack stores it
+
+    def pulled(self, z_i: Tensor) -> Tensor:
+        """z_i [B, D] -> [B, D] of the same lengths: `pull` of the way towards what is to be expected of it, were it one
+        of the known embeddings seen through noise of variance NOISE: their mean, weighted by how likely each is (the
+        ideal denoiser, Karras et al. 2206.00364, appendix B.3). A z_i that was learned stays where it is. One of an
+        unseen drawing holds things that no picture has taught the decoder to draw, and loses some of them.
+        """
+        if not self.config.pull:
+            return z_i
+        wide = _wide(z_i)
+        own, known = F.normalize(z_i.to(wide), dim=-1), self.z_i_known.to(wide)
+        expected = torch.softmax(own @ known.T / NOISE, dim=1) @ known
+        moved = F.normalize(torch.lerp(own, expected, self.config.pull), dim=-1)
+        return (moved * z_i.norm(dim=-1, keepdim=True)).to(z_i.dtype)
 
     def forward(
         self,
@@ -133,10 +160,9 @@ class Decoder(nn.Module):
         null = self.null_image.expand(batch, -1)
         if z_i is None:
             return null
-        image = z_i - self.clip_mean
+        image = self.pulled(z_i) - self.clip_mean
         if self.config.whiten:
-            wide = torch.float32 if image.device.type == "mps" else torch.float64  # small components count too
-            image = image.to(wide) @ self.clip_basis.to(wide).T
+            image = image.to(_wide(image)) @ self.clip_basis.to(_wide(image)).T
         image = (image / self.clip_std).to(null)
         return image if drop is None else torch.where(drop[:, None], null, image)
 

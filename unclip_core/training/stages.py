@@ -74,10 +74,11 @@ def label(data: ImageText, row: int) -> str:
 
 
 @torch.no_grad()
-def encode_pictures(clip: Clip, data: ImageText) -> Tensor:
-    """z_i [N, D] of every picture."""
+def encode_pictures(clip: Clip, data: ImageText, rows: Tensor | None = None) -> Tensor:
+    """z_i [N, D] of every picture, or of those in `rows` [N]."""
+    rows = torch.arange(len(data)) if rows is None else rows
     with mixed_precision():
-        return torch.cat([clip.encode_pixels(data.pixels(r)).float() for r in torch.arange(len(data)).split(500)])
+        return torch.cat([clip.encode_pixels(data.pixels(some)).float() for some in rows.split(500)])
 
 
 class PriorTask:
@@ -262,6 +263,8 @@ class DecoderTask:
             schedule=NoiseSchedule("cosine", shift=float(shift)),
             predicts=predicts,
             guided=tuple(float(share) for share in guided),
+            known=begun.get("known", 0),
+            pull=begun.get("pull", 0.0),
         )
         self.network = Decoder(config).to(memory_format=torch.channels_last)
         self.network.fit(self.encoded.z_i[self.weights > 0])
