@@ -63,11 +63,6 @@ def _summed(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x.double(), layer.weight.double(), layer.bias.double()).to(x.dtype)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """float64 where there is one: small components count too, and rows come out alike in every batch."""
-    return torch.float32 if x.device.type == "mps" else torch.float64
-
-
 class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
@@ -116,11 +111,11 @@ class Decoder(nn.Module):
         """
         if not self.config.pull:
             return z_i
-        wide = _wide(z_i)
-        own, known = F.normalize(z_i.to(wide), dim=-1), self.z_i_known.to(wide)
-        expected = torch.softmax(own @ known.T / NOISE, dim=1) @ known
+        own, known = F.normalize(z_i.to(self.z_i_known), dim=-1), self.z_i_known
+        # Row by row: a batch's sums depend on its size in their last bit.
+        expected = torch.stack([torch.softmax(known @ row / NOISE, dim=0) @ known for row in own])
         moved = F.normalize(torch.lerp(own, expected, self.config.pull), dim=-1)
-        return (moved * z_i.norm(dim=-1, keepdim=True)).to(z_i.dtype)
+        return moved.to(z_i) * z_i.norm(dim=-1, keepdim=True)
 
     def forward(
         self,
@@ -162,7 +157,8 @@ class Decoder(nn.Module):
             return null
         image = self.pulled(z_i) - self.clip_mean
         if self.config.whiten:
-            image = image.to(_wide(image)) @ self.clip_basis.to(_wide(image)).T
+            wide = torch.float32 if image.device.type == "mps" else torch.float64  # small components count too
+            image = image.to(wide) @ self.clip_basis.to(wide).T
         image = (image / self.clip_std).to(null)
         return image if drop is None else torch.where(drop[:, None], null, image)
 
