@@ -138,6 +138,14 @@ def test_the_whole_report(monkeypatch, tmp_path, tiny_pack, judge, corpus, capsy
 
     monkeypatch.setattr(command, "_run", never)
     assert command.main([*arguments, "--only", "priors,binding"]) == 0  # what is done is kept
+    kept = tmp_path / "work" / "results" / "priors-8-0.json"
+    older = json.loads(kept.read_text(encoding="utf-8"))
+    kept.write_text(json.dumps({**older, "mark": {**older["mark"], "pack": "0" * 16}}), encoding="utf-8")
+    with pytest.raises(AssertionError, match="measured again"):
+        command.main([*arguments, "--only", "priors,binding"])
+    assert command.main([*arguments, "--only", "priors,binding", "--carry", "priors"]) == 0
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text.count("Measured on another pack, 0000000000000000") == 1
 
 
 def test_without_the_corpus_studies_say_what_they_need(tmp_path, tiny_pack, judge, capsys):
@@ -158,7 +166,14 @@ def test_without_the_corpus_studies_say_what_they_need(tmp_path, tiny_pack, judg
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--only", "magic"], ["--captions", "3"], ["--captions", "501"], ["--evaluator", "/nowhere"]]
+    "wrong",
+    [
+        ["--only", "magic"],
+        ["--carry", "magic"],
+        ["--captions", "3"],
+        ["--captions", "501"],
+        ["--evaluator", "/nowhere"],
+    ],
 )
 def test_wrong_arguments_are_named(wrong):
     with pytest.raises(UnclipError):

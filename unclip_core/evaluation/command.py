@@ -38,6 +38,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--quick", action="store_true", help=f"the same as --captions {QUICK}: minutes, and wide intervals"
     )
     parser.add_argument("--only", help=f"some studies, by name and comma: {', '.join(STUDIES)}")
+    parser.add_argument(
+        "--carry", default="", help="studies that may stay as another pack was measured; the report names that pack"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget what was measured and drawn before")
     parser.add_argument(
         "--data", type=Path, default=Path("data/corpus"), help="the corpus, for studies that need real pictures"
@@ -54,7 +57,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if not 8 <= options.captions <= MOST_CAPTIONS:
         raise UnclipError(f"--captions must lie between 8 and {MOST_CAPTIONS}.")
     options.studies = [*STUDIES] if options.only is None else [name.strip() for name in options.only.split(",")]
-    if unknown := [name for name in options.studies if name not in STUDIES]:
+    options.carry = [name.strip() for name in options.carry.split(",") if name.strip()]
+    if unknown := [name for name in [*options.studies, *options.carry] if name not in STUDIES]:
         raise UnclipError(f"There is no study {unknown[0]!r}; there are {', '.join(STUDIES)}.")
     return options
 
@@ -71,13 +75,16 @@ def open_bench(options: argparse.Namespace) -> Bench:
     return Bench(model, judge.to(model.device), real, options.work, options.captions, options.seed, options.data)
 
 
-def run(bench: Bench, names: list[str]) -> dict[str, Any]:
-    """Results by study, as they stand in JSON; one that cannot run says why under "skipped"."""
+def run(bench: Bench, names: list[str], carried: list[str] | None = None) -> dict[str, Any]:
+    """Results by study, as they stand in JSON; one that cannot run says why under "skipped". Of the carried studies
+    those that another pack has been measured in are not done again."""
     results = {}
     for name in names:
         path = bench.folder / "results" / f"{name}-{bench.captions}-{bench.seed}.json"
         mark = {"version": VERSION, "pack": bench.model.hash, "evaluator": bench.evaluator.hash}
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if kept and name in (carried or []):
+            mark = {**mark, "pack": kept["mark"]["pack"]}
         if kept.get("mark") != mark:
             started = time.monotonic()
             try:
@@ -121,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
             shutil.rmtree(options.work / name, ignore_errors=True)
     wait()
     bench = open_bench(options)
-    results = run(bench, options.studies)
+    results = run(bench, options.studies, options.carry)
     if rank() == 0:
         from unclip_core.evaluation.report import write
 

@@ -58,6 +58,8 @@ def write(bench: Bench, results: dict[str, Any], path: Path) -> Path:
             if "skipped" in results[name]:
                 page.add(f"Not measured: {results[name]['skipped']}")
             else:
+                if (pack := results[name]["mark"]["pack"]) != bench.model.hash:
+                    page.add(f"*Measured on another pack, {pack}.*")
                 section.write(page, results[name])
     beside_the_paper(page, results)
     page.add(
