@@ -146,7 +146,7 @@ def interpolate_tab(engine: Engine, shelf: Shelf) -> None:
 
     def below(place: int) -> None:
         shown = text("interpolate.or_caption")
-        captions.append(gr.Textbox(show_label=False, label=shown, placeholder=shown, max_length=1000, lines=1))
+        captions.append(gr.Textbox("", show_label=False, label=shown, placeholder=shown, max_length=1000, lines=1))
 
     with shelf.tab("interpolate"):
         gr.Markdown(text("interpolate.question"), elem_classes="question")

@@ -86,9 +86,9 @@ def map_tab(engine: Engine, shelf: Shelf, folder: Path = FOLDER) -> None:
             film = _drawn("film", elem_id="map-film")
             with gr.Row(elem_id="map-axis"):
                 start = gr.Textbox(
-                    label=text("map.from"), placeholder=text("map.from_hint"), max_length=300, max_lines=1
+                    "", label=text("map.from"), placeholder=text("map.from_hint"), max_length=300, max_lines=1
                 )
-                end = gr.Textbox(label=text("map.to"), placeholder=text("map.to_hint"), max_length=300, max_lines=1)
+                end = gr.Textbox("", label=text("map.to"), placeholder=text("map.to_hint"), max_length=300, max_lines=1)
                 lay = gr.Button(text("map.lay"), elem_classes="quiet")
                 between = gr.Button(text("map.between"), elem_classes="quiet")
             with gr.Row(elem_id="map-run"):

@@ -153,7 +153,9 @@ def priors_tab(engine: Engine, shelf: Shelf) -> None:
 
 
 def _options(engine: Engine) -> dict[str, gr.components.Component]:
-    prompt = gr.Textbox(label=text("priors.prompt"), placeholder=text("create.placeholder"), max_length=1000, lines=2)
+    prompt = gr.Textbox(
+        "", label=text("priors.prompt"), placeholder=text("create.placeholder"), max_length=1000, lines=2
+    )
     n = Slider(SAMPLES.low, SAMPLES.high, value=2, step=1, label=text("priors.n"))
     seed, _ = seed_input()
     with gr.Accordion(text("shared.advanced"), open=False, elem_classes="fold"):

@@ -119,8 +119,10 @@ def text_diff_tab(engine: Engine, shelf: Shelf) -> None:
         with gr.Row(elem_classes="lab"):
             with gr.Column(scale=2, min_width=300, elem_classes="sheet"):
                 inputs = subject_inputs(["text_diff.source"])
-                start = gr.Textbox(label=text("text_diff.from"), info=text("text_diff.from_info"), max_length=1000)
-                end = gr.Textbox(label=text("text_diff.to"), placeholder=text("text_diff.to_example"), max_length=1000)
+                start = gr.Textbox("", label=text("text_diff.from"), info=text("text_diff.from_info"), max_length=1000)
+                end = gr.Textbox(
+                    "", label=text("text_diff.to"), placeholder=text("text_diff.to_example"), max_length=1000
+                )
                 theta = Slider(0, MOST, value=0.25, step=0.01, label=text("text_diff.theta"))
                 theta.reach = (0, 1)  # what addresses and recipes may hold, whatever the slider shows just now
                 go, stop = run_and_stop("text_diff.run")
