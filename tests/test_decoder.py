@@ -139,9 +139,26 @@ def test_what_was_learned_stays_and_what_was_not_is_pulled_towards_it(decoder):
     wanted = torch.nn.functional.normalize(0.7 * near + 0.3 * mean, dim=1)
     torch.testing.assert_close(moved, wanted.float())
     torch.testing.assert_close(pulling.pulled(2.5 * near), 2.5 * moved)  # a length has a meaning too
-    alone = torch.cat([pulling.condition(one[None], None)[0] for one in near])
-    assert torch.equal(alone, pulling.condition(near, None)[0])  # and rows are alike in every batch
-    assert not torch.allclose(alone, decoder.condition(near, None)[0], atol=1e-3)
+    alone = torch.cat([pulling.pulled(one[None]) for one in near])
+    assert torch.equal(alone, moved)  # and rows are alike in every batch
+
+
+def test_sampling_and_inversion_pull_and_z_t_is_taken_as_it_is(decoder):
+    pulling, noise = knows(decoder, unit(40, 3), 0.5), torch.randn(1, 3, 64, 64)
+    z_i = torch.nn.functional.normalize(unit(40, 3)[:1] + 0.5 * unit(1, 4), dim=1)
+
+    def last(steps):
+        *_, step = steps
+        return step.x
+
+    moved = pulling.pulled(z_i)
+    drawn = last(pulling.sample_steps(z_i, None, noise, guidance=2.0, steps=2))
+    assert torch.equal(drawn, last(decoder.sample_steps(moved, None, noise, guidance=2.0, steps=2)))
+    inverted = last(pulling.invert_steps(noise, z_i, None, steps=2))
+    assert torch.equal(inverted, last(decoder.invert_steps(noise, moved, None, steps=2)))
+    as_it_is = last(pulling.sample_steps(z_i, None, noise, guidance=2.0, steps=2, pull=False))
+    assert torch.equal(as_it_is, last(decoder.sample_steps(z_i, None, noise, guidance=2.0, steps=2)))
+    assert not torch.equal(as_it_is, drawn)
 
 
 def test_a_decoder_that_knows_nothing_or_pulls_not_at_all_takes_z_i_as_it_is(decoder):

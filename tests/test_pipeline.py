@@ -47,6 +47,18 @@ def test_picture_i_depends_on_the_seed_and_i_alone(tiny_model, prior):
     assert not same(one, tiny_model.generate("빨간 사과", n=1, seed=8, prior=prior))
 
 
+def test_a_decoder_that_pulls_z_i_takes_z_t_as_it_is(tiny_model, monkeypatch):
+    decoder = tiny_model.stages["decoder"]
+    before = {prior: tiny_model.generate("a dog", seed=3, prior=prior) for prior in ("diffusion", "text", "caption")}
+    monkeypatch.setattr(decoder, "pulled", lambda z_i: -z_i)
+    after = {prior: tiny_model.generate("a dog", seed=3, prior=prior) for prior in before}
+    assert {prior: same(before[prior], after[prior]) for prior in before} == {
+        "diffusion": False, "text": True, "caption": True
+    }  # fmt: skip
+    z_t = tiny_model.sample_prior("a dog", kind="text")
+    assert not same(tiny_model.decode(z_t, caption="a dog", seed=3), after["text"])
+
+
 def test_steps_stream_in_order_with_previews(tiny_model):
     steps = list(tiny_model.generate_steps("a dog", n=2, size=256, seed=0, preview_every=2))
     stages = list(dict.fromkeys(step.stage for step in steps))

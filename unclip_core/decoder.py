@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         null = self.null_image.expand(batch, -1)
         if z_i is None:
             return null
-        image = self.pulled(z_i) - self.clip_mean
+        image = z_i - self.clip_mean
         if self.config.whiten:
             wide = torch.float32 if image.device.type == "mps" else torch.float64  # small components count too
             image = image.to(wide) @ self.clip_basis.to(wide).T
@@ -176,15 +176,20 @@ class Decoder(nn.Module):
         return tokens, torch.where(drop[:, None], first, mask)
 
     def denoiser(
-        self, z_i: Tensor | None, text: TextFeatures | None, guidance: float = 1.0, clip: float | None = 1.0
+        self,
+        z_i: Tensor | None,
+        text: TextFeatures | None,
+        guidance: float = 1.0,
+        clip: float | None = 1.0,
+        pull: bool = True,
     ) -> Denoise:
         """Classifier-free guidance against (null z_i, null caption), at the noise levels `config.guided` between; at
         guidance 1 that half is never run.
 
         Both halves go through the network in one batch, and what depends on z_i and the caption is made once.
-        clip bounds x0; inversion wants None.
+        clip bounds x0; inversion wants None. pull: False takes z_i as it is, where it is no image embedding but z_t.
         """
-        conditions = self.condition(z_i, text)
+        conditions = self.condition(self.pulled(z_i) if pull and z_i is not None else z_i, text)
         network = plain = self._conditioned(*conditions)
         if guidance != 1.0:
             time_extra, context, mask = conditions
@@ -218,14 +223,15 @@ class Decoder(nn.Module):
         eta: float = 0.0,
         noise: Noise | None = None,
         clip: float | None = 1.0,
+        pull: bool = True,
     ) -> Iterator[SampleStep]:
         """From noise x_T [B, 3, H, W] to pictures, one yield a step; the last step's x is the result.
 
         noise gives the fresh noise that ddpm, and ddim with eta > 0, ask for. clip bounds x0; None is the way back of
-        an inversion, by the times it came by.
+        an inversion, by the times it came by. pull: see `denoiser`.
         """
         schedule = self.config.schedule
-        denoise = self.denoiser(z_i, text, guidance, clip)
+        denoise = self.denoiser(z_i, text, guidance, clip, pull)
         return run_sampler(sampler, denoise, x_T, schedule.times(steps, even=clip is None), schedule, eta, noise)
 
     def invert_steps(

@@ -61,6 +61,7 @@ class Drawing(NamedTuple):
     steps_256: int
     steps_1024: int
     every: int
+    pull: bool = True  # False for z_t, which is no image embedding: the decoder takes it as it is
 
 
 def picture_steps(
@@ -103,6 +104,7 @@ def _decoder_run(
         noise=noise_of(drawing.seed, rows, "decoder steps"),
         # An inverted picture must come back along the way it went; guidance is another way in any case.
         clip=None if x_T is not None and drawing.guidance == 1.0 else 1.0,
+        pull=drawing.pull,
     )
 
 

@@ -186,8 +186,12 @@ class KarloDecoder(nn.Module):
         eta: float = 0.0,
         noise: Noise | None = None,
         clip: float | None = 1.0,
+        pull: bool = True,
     ) -> Iterator[SampleStep]:
-        """From noise x_T [B, C, H, W] to pictures in [-1, 1]. "ddpm" is the published sampler with learned variance."""
+        """From noise x_T [B, C, H, W] to pictures in [-1, 1]. "ddpm" is the published sampler with learned variance.
+
+        pull is without effect: this decoder takes every z_i as it is.
+        """
         network = self.network(z_i, text, guidance, len(x_T))
         schedule = self.config.schedule
         if sampler == "ddpm":

@@ -152,7 +152,7 @@ def goals(page: Page, results: dict[str, Any]) -> None:
         said = "; ".join(f"{name}: {'ahead' if won else 'not ahead'}" for name, won in ahead.items())
         rows.append(
             [
-                "Diffusion prior against z_t and caption only",
+                "Diffusion prior against z_t (as it is) and caption only",
                 "ahead on both",
                 said,
                 "yes" if all(ahead.values()) else "no",

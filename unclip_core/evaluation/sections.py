@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 NAMES = {
     "caption": "caption only",
     "text": "z_t as z_i",
+    "text_pulled": "z_t, pulled",
     "ar": "AR prior",
     "diffusion": "diffusion prior",
     "real": "real pictures",
@@ -165,6 +166,15 @@ def priors(page: Page, found: dict[str, Any]) -> None:
         )
         axes.set_title(title, pad=16)
     page.picture(plots.save(figure, page.plot("priors.png")), "prior needed or not")
+    if "text_pulled" in found:
+        pulled = found["text_pulled"]
+        page.add(
+            "This pack's decoder moves every z_i part of the way towards embeddings of pictures that it has learned. "
+            "z_t is no image embedding and goes in as it is. Pulled like a z_i (a system of its own, not one that the "
+            f"app offers) it draws {percent(pulled['top1'])} right at a Fréchet distance of "
+            f"{plain(pulled['frechet'], 1)}, CLIP score {plain(pulled['clip_score'], 3)}: what the decoder remembers "
+            "of image embeddings then does part of a prior's work."
+        )
     ours, others = found.get("diffusion"), [found[kind] for kind in ("caption", "text") if kind in found]
     if ours and any(ours["frechet"][0] >= other["frechet"][0] for other in others):
         page.add(

@@ -61,7 +61,8 @@ def _styles_apart(bench: Bench) -> np.ndarray:
 
 def priors(bench: Bench) -> dict[str, Any]:
     """Is a prior needed, and which (paper sections 5.1 and 4, figure 8): the same noise and captions, z_i from nowhere,
-    from the caption's own embedding, from the AR prior and from the diffusion prior."""
+    from the caption's own embedding, from the AR prior and from the diffusion prior. A decoder that pulls z_i takes z_t
+    as it is; pulled as though it were a z_i it stands apart, because the pull does part of a prior's work."""
     real = bench.questions()
     captions = [row["caption"] for row in real.rows]
     found: dict[str, Any] = {"real": score_real(bench, real)}
@@ -70,6 +71,8 @@ def priors(bench: Bench) -> dict[str, Any]:
         drawn = bench.draw(captions, prior=kind)
         found[kind] = score(bench, drawn, real, captions)
         shown.append(drawn.pixels[:12])
+    if getattr(bench.model.stages["decoder"].config, "pull", 0):
+        found["text_pulled"] = score(bench, bench.decode(bench.texts(captions), captions), real, captions)
     found["sheet"] = sheet(bench, "priors", shown)
     found["sheet_captions"] = captions[:12]
     return found
