@@ -209,7 +209,8 @@ class UnCLIP:
         seed: int | Sequence[int] = 0,
         sampler: str | None = None,
     ) -> list[Image.Image]:
-        """Latent or z_i [B, D] -> B pictures of size 64, 256 or 1024.
+        """Latent or z_i [B, D] -> B pictures of size 64, 256 or 1024. A z_i goes through the decoder's pull, if it has
+        one (`Decoder.pulled`); to decode z_t as it is, `generate` with prior="text".
 
         With an x_T of its own (from `invert`) a latent is decoded without guidance by as many ddim steps as the
         inversion takes, unless told otherwise; from the seed's noise, with the pack's own defaults. A seed for each
