@@ -61,7 +61,7 @@ class Drawing(NamedTuple):
     steps_256: int
     steps_1024: int
     every: int
-    pull: bool = True  # False for z_t, which is no image embedding: the decoder takes it as it is
+    pull: bool = True  # see GenerateRequest.pull
 
 
 def picture_steps(

@@ -351,7 +351,7 @@ class UnCLIP:
             steps_256=request.upsampler_256_steps,
             steps_1024=request.upsampler_1024_steps,
             every=every,
-            pull=request.prior != "text",
+            pull=request.pull,
         )
         yield from picture_steps(self, z_i, None, text.repeat(request.n), drawing)
 

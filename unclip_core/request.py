@@ -39,6 +39,11 @@ class GenerateRequest:
     upsampler_256_steps: int | None = None
     upsampler_1024_steps: int | None = None
 
+    @property
+    def pull(self) -> bool:
+        """Whether the decoder may pull what it gets (`Decoder.pulled`): z_t is no image embedding."""
+        return self.prior != "text"
+
 
 class Limit(NamedTuple):
     """What a number may be, and how a person calls it."""

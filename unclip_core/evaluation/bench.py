@@ -174,7 +174,7 @@ class Bench:
                 sampler=request.sampler,
                 eta=request.eta,
                 noise=PictureNoise(request.seed, own, "decoder steps"),
-                pull=request.prior != "text",
+                pull=request.pull,
             )
             pixels.append(eight_bit(last(steps).x).cpu().numpy())
             seconds += [(time.perf_counter() - started) / len(own)] * len(own)
